@@ -1,0 +1,41 @@
+"""The kinds of things that are chosen by name, each with the contract that its entries keep. Standard library only.
+
+A new entry is three lines in any file that gets imported (or an entry point of the group named with the kind):
+
+    @ATTENTION.register("mine")
+    class Mine(nn.Module): ...
+"""
+
+from .table import Registry as Registry
+from .table import UnknownName as UnknownName
+from .table import nearest as nearest
+
+ATTENTION = Registry("attention", group="effnet_zoo.attention")
+"""Gates for convolutional feature maps.
+
+`cls(channels, *, rd_ratio=..., act_layer=..., calm=False, device=None, dtype=None, **own)` maps `[B, C, H, W]` to the same shape.
+Constructible at 8 channels; any H, W >= 1; batch 1 in train mode; keeps channels_last; statistics in float32 under half precision;
+works with torch.compile, torch.export, ONNX, FX and TorchScript. Called directly, the defaults are the paper's.
+`init_weights()` puts the parameters to their start: the paper's, or with `calm=True` one at which the gate is constant.
+`no_weight_decay()` names the parameters that weight decay must leave alone. A gate that reads nothing is a plain `nn.Identity`.
+"""
+
+TOWERS = Registry("tower", group="effnet_zoo.towers")
+"""Encoders of everything that is not a picture (a picture's tower is any timm model).
+
+`cls(**own)` with JSON arguments only; `.num_features` is the width of its output; `forward(batch)` maps the tensor that
+`.prepare(list_of_raw_values)` makes to `[B, num_features]`. A text tower is built with `tokenizer=`, see zoo/towers/tokenizer.py.
+"""
+
+HEADS = Registry("head", group="effnet_zoo.heads")
+"""Features to joint space: `cls(in_features, embed_dim, **own)` maps `[B, in_features]` to `[B, embed_dim]`, not normalised."""
+
+LOSSES = Registry("loss", group="effnet_zoo.losses")
+"""Pure functions of two sides' embeddings: `f(a, b, *, logit_scale, logit_bias, ids=None)` -> scalar.
+
+`a`, `b`: `[B, D]` of unit length, row i of both is one pair; `logit_scale` multiplies (already exponentiated); `ids`: `[B]` integers, equal
+where rows are the same thing. The function carries `init_logit_scale` (the logarithm) and `init_logit_bias(batch_size)` (or None: no bias).
+"""
+
+DATASETS = Registry("dataset", group="effnet_zoo.datasets")
+"""Named data: `f(**own)` -> `zoo.datasets.Data`, with a train and an eval split of rows. Nothing is read before the call."""

@@ -1,0 +1,24 @@
+"""timm, with the attention you choose. Importing this package fills timm's registry with `effnet_<attention>_<variant>`."""
+
+import registry as _registry
+
+if not hasattr(_registry, "ATTENTION"):  # a folder or package of that common name earlier on the path
+    raise ImportError(f"effnet-zoo needs its own package `registry`, but Python finds {_registry.__file__}; rename that one or move it")
+
+from . import attention as attention
+from . import datasets as datasets
+from . import heads as heads
+from . import losses as losses
+from . import towers as towers
+from .backbones import attention_slots as attention_slots
+from .backbones import save_model as save_model
+from .build import create_joint as create_joint
+from .build import create_task as create_task
+from .build import load_run as load_run
+from .build import open_data as open_data
+from .joint import JointEmbedding as JointEmbedding
+from .train import TrainConfig as TrainConfig
+from .train import evaluate as evaluate
+from .train import fit as fit
+
+__version__ = "0.1.0"

@@ -1,0 +1,116 @@
+"""Convolutional Block Attention Module: a channel gate, then a spatial gate on its result.
+
+    Mc(x) = sigmoid(MLP(mean_hw(x)) + MLP(max_hw(x)))            x' = x * Mc(x)
+    Ms(x') = sigmoid(BN(conv7x7([max_c(x'), mean_c(x')])))       y = x' * Ms(x')
+
+As the authors compute it: maximum before mean, biases in the MLP, batch norm in the spatial gate.
+Woo et al., CBAM: Convolutional Block Attention Module, arXiv 1807.06521, equations 2 and 3.
+"""
+
+import torch
+import torch.nn.functional as F
+from timm.layers import LayerType, create_act_layer
+from torch import nn
+
+from registry import ATTENTION
+
+
+@torch.fx.wrap  # the branch on the shape is opaque to a tracer
+def _batch_norm(
+    x: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> torch.Tensor:
+    if training and x.numel() == x.shape[1]:  # one value has no variance: the running statistics stand in
+        training = False
+    return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """timm's and torch's tools (freezing, SyncBatchNorm, momentum) see a batch norm; a single value, which has none to compare with, passes."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps)
+
+
+class ChannelGate(nn.Module):
+    """[B, C, H, W] -> Mc, [B, C, 1, 1]."""
+
+    def __init__(self, channels: int, rd_channels: int, act_layer: LayerType, bias: bool, device=None, dtype=None):
+        super().__init__()
+        self.fc1 = nn.Linear(channels, rd_channels, bias=bias, device=device, dtype=dtype)
+        self.act = create_act_layer(act_layer)
+        self.fc2 = nn.Linear(rd_channels, channels, bias=bias, device=device, dtype=dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate = self.fc2(self.act(self.fc1(x.mean((2, 3))))) + self.fc2(self.act(self.fc1(x.amax((2, 3)))))
+        return torch.sigmoid(gate)[:, :, None, None]
+
+
+class SpatialGate(nn.Module):
+    """[B, C, H, W] -> Ms, [B, 1, H, W]."""
+
+    def __init__(self, kernel_size: int, device=None, dtype=None):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False, device=device, dtype=dtype)
+        self.bn = BatchNorm(1, momentum=0.01, device=device, dtype=dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)
+        return torch.sigmoid(self.bn(self.conv(pooled)))
+
+
+@ATTENTION.register("cbam")
+class CBAM(nn.Module):
+    """Channel and spatial gate; use it where what matters sits in a part of the picture, and latency is not the first concern.
+
+    Args:
+        channels: C of the [B, C, H, W] that comes in and goes out.
+        rd_ratio: width of the MLP's bottleneck over C, rounded down; the paper's r = 16 by default.
+        act_layer: inside the MLP; the paper's ReLU by default.
+        kernel_size: of the spatial gate; odd, the paper's 7 by default.
+        mlp_bias: biases in the MLP, as the authors have them.
+        calm: start with the MLP's last layer and the batch norm's weight at zero: both gates are constant (one half) until training moves them.
+
+    Raises:
+        ValueError: an even kernel.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        rd_ratio: float = 1 / 16,
+        act_layer: LayerType = "relu",
+        kernel_size: int = 7,
+        mlp_bias: bool = True,
+        calm: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"cbam kernel_size: expected an odd number such as 3 or 7, got {kernel_size}")
+        rd_channels = max(1, int(channels * rd_ratio + 1e-6))  # 1152 * (0.25 / 6) is 47.999...
+        self.channel = ChannelGate(channels, rd_channels, act_layer, mlp_bias, device=device, dtype=dtype)
+        self.spatial = SpatialGate(kernel_size, device=device, dtype=dtype)
+        self.calm = calm
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        for layer in (self.channel.fc1, self.channel.fc2, self.spatial.conv, self.spatial.bn):
+            layer.reset_parameters()
+        if self.calm:
+            nn.init.zeros_(self.channel.fc2.weight)
+            nn.init.zeros_(self.spatial.bn.weight)
+            if self.channel.fc2.bias is not None:
+                nn.init.zeros_(self.channel.fc2.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * self.channel(x)
+        return x * self.spatial(x)

@@ -1,0 +1,136 @@
+"""What a checkpoint means for a network with another attention, and how a network is saved so that timm brings it back.
+
+Everything but the gates and the classifier must come from the file, whole: timm itself goes quiet (strict=False) as soon as the number of
+classes differs. A gate is taken from the file where the file has that very gate, and starts fresh where the file has another one or none.
+"""
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+_logger = logging.getLogger("zoo")
+_HEAD = ("conv_head.", "bn2.", "classifier.")  # what a features_only network does without
+Tensors = dict[str, torch.Tensor]
+
+
+def _by_slot(state: Mapping[str, torch.Tensor]) -> dict[str, Tensors]:
+    """{"blocks.3.1.se": {"conv_reduce.weight": tensor}} of the gates in a state dict."""
+    slots: dict[str, Tensors] = {}
+    for key, tensor in state.items():
+        before, gate, after = key.partition(".se.")
+        if gate and before.startswith("blocks."):
+            slots.setdefault(before + ".se", {})[after] = tensor
+    return slots
+
+
+def _stage(slot: str) -> str:
+    return slot.split(".")[1]
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {key: tensor.shape for key, tensor in tensors.items()}
+
+
+def keep_backbone(state: Tensors, model: nn.Module, *, name: str, source: str) -> Tensors:
+    """The state dict to load strictly: the file's backbone, the file's gates where they fit, the model's own fresh gates elsewhere.
+
+    Args:
+        state: what the file holds.
+        model: the network that is about to load it.
+        name, source: of the network and the file, for messages.
+
+    Raises:
+        RuntimeError: the file lacks a backbone tensor, holds one too many or of another shape, or holds a damaged copy of this network's gates.
+    """
+    wanted = model.state_dict()
+    ours, theirs = _by_slot(wanted), _by_slot(state)
+    fits = {slot for slot in ours if _shapes(ours[slot]) == _shapes(theirs.get(slot, {}))}
+    gated_stages = {_stage(slot) for slot in fits}
+    for slot in sorted(ours.keys() - fits):  # half a gate, or a hole in a stage that has gates, is damage and not another attention
+        found, needed = _shapes(theirs.get(slot, {})), _shapes(ours[slot])
+        if (found and found.items() < needed.items()) or (not found and _stage(slot) in gated_stages):
+            lacks = ", ".join(f"{slot}.{key}" for key in sorted(needed.keys() - found.keys()))
+            raise RuntimeError(f"{source} cannot be {name}: it lacks {lacks}")
+
+    gate_keys = {f"{slot}.{key}" for slots in (ours, theirs) for slot, tensors in slots.items() for key in tensors}
+    backbone = {key: tensor for key, tensor in wanted.items() if key not in gate_keys and not key.startswith("classifier.")}
+    has_head = "conv_head.weight" in wanted
+    result = {key: tensor for key, tensor in state.items() if key not in gate_keys and (has_head or not key.startswith(_HEAD))}
+    missing = sorted(backbone.keys() - result.keys())
+    unknown = sorted(key for key in result.keys() - backbone.keys() if not key.startswith("classifier."))
+    reshaped = sorted(
+        f"{key} {tuple(result[key].shape)} for {tuple(tensor.shape)}"
+        for key, tensor in backbone.items()
+        if key in result and result[key].shape != tensor.shape and key != "conv_stem.weight"  # timm fits the stem to in_chans
+    )
+    for fault, keys in (("lacks", missing), ("has no place for", unknown), ("has another shape of", reshaped)):
+        if keys:
+            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+            raise RuntimeError(f"{source} cannot be the backbone of {name}: it {fault} {', '.join(keys[:5])}{more}")
+
+    for slot, tensors in ours.items():
+        result.update({f"{slot}.{key}": tensor for key, tensor in (theirs if slot in fits else ours)[slot].items()})
+    if "classifier.weight" not in wanted:
+        result.pop("classifier.weight", None)
+        result.pop("classifier.bias", None)
+
+    fresh = len(ours) - len(fits)
+    if fresh or len(theirs) > len(fits):
+        left = f", {len(theirs) - len(fits)} gates of the file left out" if len(theirs) > len(fits) else ""
+        _logger.warning("%s: kept %d backbone tensors and %d gates of %s; new: %d gates%s", name, len(backbone), len(fits), source, fresh, left)
+    return result
+
+
+def save_model(
+    model: nn.Module,
+    out: str | os.PathLike,
+    *,
+    label_names: list[str] | None = None,
+    data_config: dict[str, Any] | None = None,
+    extra: dict[str, Any] | None = None,
+) -> Path:
+    """Write `config.json` and `model.safetensors`, so that `timm.create_model("local-dir:OUT", pretrained=True)` gives the same network.
+
+    Each file is written under a temporary name and then renamed: a reader sees the old file or the new one, never half of one.
+
+    Args:
+        model: a network that came from `timm.create_model`.
+        out: a directory; made when it is not there.
+        label_names: names of the classes, in order.
+        data_config: the preprocessing it was trained with (`input_size`, `mean`, `std`, `interpolation`, `crop_pct`).
+        extra: more top-level entries for `config.json`.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: the network did not come from `timm.create_model`, or is a features_only one, which timm cannot describe in a file.
+    """
+    if not hasattr(model, "pretrained_cfg") or not hasattr(model, "num_classes"):
+        raise ValueError(
+            f"save_model: expected a whole network from timm.create_model, got {type(model).__name__};"
+            " save the network with its head (num_classes=0 is fine) and load it with features_only=True"
+        )
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as folder:
+        work = Path(folder)
+        model_config = {**({"label_names": list(label_names)} if label_names else {}), **(extra or {})}
+        save_config_for_hf(model, str(work / "config.json"), model_config=model_config, data_config=data_config)
+        config = json.loads((work / "config.json").read_text())
+        config.get("model_args", {}).pop("num_classes", None)  # said at the top; a second time and transformers cannot load it
+        (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+        safetensors.torch.save_file(tensors, work / "model.safetensors", metadata={"format": "pt"})
+        for file in ("model.safetensors", "config.json"):
+            os.replace(work / file, out / file)
+    return out

@@ -1,0 +1,10 @@
+"""Data: what a name, a folder or a manifest becomes, and how a picture file is read. Importing it registers `digits` and `glyphs`."""
+
+from . import digits as digits
+from . import glyphs as glyphs
+from .data import Data as Data
+from .data import Row as Row
+from .data import Split as Split
+from .folder import read_folder as read_folder
+from .manifest import read_manifest as read_manifest
+from .picture import read_picture as read_picture

@@ -1,0 +1,83 @@
+"""What a data string becomes: rows for training and rows for evaluation, and what is known about them.
+
+A row is a plain dict. Its keys are modalities and targets: `image` (PIL.Image), `text` (str), `label` (int).
+A missing value is a missing key. Rows are read when asked for, by index, in any process.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Split(Sequence[Row]):
+    """Rows, read one by one.
+
+    Args:
+        size: how many rows there are.
+        read: index in [0, size) to row.
+        columns: the keys that rows have.
+        ids: `[size]` int64, equal where rows show the same thing (positives of each other); by default every row is its own.
+        pictures: `[size]` int64, equal where rows hold the very same picture (several captions of one picture); by default all differ.
+    """
+
+    size: int
+    read: Callable[[int], Row] = field(repr=False)
+    columns: tuple[str, ...] = ()
+    ids: np.ndarray = field(default=None, repr=False)  # type: ignore[assignment]  # filled in below
+    pictures: np.ndarray = field(default=None, repr=False)  # type: ignore[assignment]  # filled in below
+
+    def __post_init__(self) -> None:
+        for name in ("ids", "pictures"):
+            given = getattr(self, name)
+            values = np.arange(self.size) if given is None else np.asarray(given, dtype=np.int64)
+            if values.shape != (self.size,):
+                raise ValueError(f"{name}: expected {self.size} integers, one a row, got shape {values.shape}")
+            object.__setattr__(self, name, values)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]  # rows are asked for one by one
+        if not -self.size <= index < self.size:
+            raise IndexError(f"row {index} of {self.size}")
+        return self.read(int(index) % self.size)
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> "Split":
+        """The rows at these indices, in this order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return Split(len(chosen), partial(_read_chosen, self.read, chosen), self.columns, self.ids[chosen], self.pictures[chosen])
+
+
+def _read_chosen(read: Callable[[int], Row], chosen: np.ndarray, index: int) -> Row:  # by name, so that a Split can be pickled
+    return read(int(chosen[index]))
+
+
+@dataclass(frozen=True)
+class Data:
+    """A train and an eval split, and what a recipe should know.
+
+    Args:
+        name: the data string that opened it, so that a run can open it again.
+        classes: names of the labels 0, 1, ...; None where rows have no label.
+        img_size: the size to train at when nobody says otherwise; None leaves it to the model.
+        augment: the augmentation that suits these pictures ("shift" where a mirrored picture is another thing, "crop" for photos).
+        about: a short sentence on what the rows are.
+    """
+
+    name: str
+    train: Split
+    eval: Split
+    classes: tuple[str, ...] | None = None
+    img_size: int | None = None
+    augment: str = "crop"
+    about: str = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.train.columns, *self.eval.columns)))

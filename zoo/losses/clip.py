@@ -1,0 +1,41 @@
+"""InfoNCE both ways: among all of the batch, each row finds its partner. Rows that are the same thing share the target evenly.
+
+    L = 1/2 [ H(t, softmax_j(s a_i·b_j)) + H(t, softmax_j(s b_i·a_j)) ],   t_ij = [id_i = id_j] / (how many rows have id_i)
+
+H is the cross-entropy, averaged over the rows. When all ids differ, t is the identity and this is CLIP's loss. Without ids two captions of
+one picture count as each other's negatives: in small data sets the commonest complaint.
+
+CLIP: Radford et al., arXiv 2103.00020. Several positives: UniCL, Yang et al., arXiv 2204.03610.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from registry import LOSSES
+
+
+@LOSSES.register("clip")
+def clip(a: Tensor, b: Tensor, *, logit_scale: Tensor, logit_bias: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
+    """The loss of `[B, D]` and `[B, D]` embeddings of unit length; float32 at least, also under autocast.
+
+    Args:
+        logit_scale: multiplies the cosines; already exponentiated.
+        logit_bias: not used: a constant cancels in the softmax.
+        ids: `[B]` integers, equal where rows are the same thing; by default every row is its own.
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        dtype = torch.promote_types(a.dtype, torch.float32)
+        logits = logit_scale.to(dtype) * (a.to(dtype) @ b.to(dtype).T)
+        if ids is None:
+            target = torch.arange(len(a), device=a.device)
+        else:
+            same = (ids[:, None] == ids[None, :]).to(dtype)
+            target = same / same.sum(1, keepdim=True)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+clip.init_logit_scale = math.log(1 / 0.07)  # type: ignore[attr-defined]  # part of the contract: registry.LOSSES
+clip.init_logit_bias = None  # type: ignore[attr-defined]

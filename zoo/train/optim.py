@@ -1,0 +1,71 @@
+"""Optimizer and learning rate, by name, from timm."""
+
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from torch import nn
+
+from registry import nearest
+
+from .config import TrainConfig
+
+SCHEDULES = ("cosine", "tanh", "poly", "step")
+
+
+def undecayed(module: nn.Module) -> set[str]:
+    """Full names of the parameters that some module inside asks to leave out of weight decay."""
+    names: set[str] = set()
+    for path, part in module.named_modules():
+        own = getattr(part, "no_weight_decay", None)  # timm's convention: a method that most modules do not have
+        if own is not None:
+            names.update(f"{path}.{name}" if path else name for name in own())
+    return names
+
+
+def create_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """timm's optimizer over what is trainable; biases, norms and `no_weight_decay()` parameters without decay.
+
+    Raises:
+        ValueError: no such optimizer, or nothing to train.
+    """
+    known = list_optimizers()
+    if config.opt not in known:
+        raise ValueError(f"unknown optimizer {config.opt!r}; {nearest(config.opt, known)}")
+    spared = undecayed(module)
+    decayed, plain = [], []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            (plain if parameter.ndim <= 1 or name in spared else decayed).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise ValueError("nothing to train: every parameter is frozen")
+    return create_optimizer_v2(groups, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay)
+
+
+class Schedule:
+    """The learning rate as a function of the step alone: nothing to save."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int):
+        if config.sched not in SCHEDULES:
+            raise ValueError(f"unknown schedule {config.sched!r}; known: {', '.join(SCHEDULES)}")
+        warmup = int(steps * config.warmup)
+        self._scheduler, _ = create_scheduler_v2(
+            optimizer,
+            sched=config.sched,
+            num_epochs=steps,
+            updates_per_epoch=1,
+            step_on_epochs=False,
+            warmup_epochs=warmup,
+            warmup_lr=config.lr * 0.04,
+            warmup_prefix=True,
+            cooldown_epochs=0,
+            decay_epochs=max(1, (steps - warmup) // 3),
+            min_lr=config.lr * 1e-3,
+        )
+
+    def set(self, step: int) -> None:
+        """Set the learning rate of step `step` (0-based)."""
+        self._scheduler.step_update(step)

@@ -1,0 +1,99 @@
+"""Pictures to tensors, for training and for evaluation, by timm's transforms and the numbers that the model was made for."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import timm.data
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import transforms
+
+AUGMENTS = ("none", "shift", "crop", "rand")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What becomes of a picture before it reaches the network.
+
+    Args:
+        input_size: (channels, height, width); one channel reads grey, three RGB.
+        mean, std: of the channels, as the weights expect them.
+        interpolation: of the resize.
+        crop_pct: share of the resized picture that the evaluation keeps.
+        crop_mode: timm's: "center" cuts, "squash" resizes to the very shape.
+        augment: "none"; "shift" by a sixteenth, for pictures of which the mirror image is another thing; "crop" and mirror, for photos;
+            "rand", the same with RandAugment and erasing.
+    """
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+    augment: str = "crop"
+
+    def __post_init__(self) -> None:
+        if self.augment not in AUGMENTS:
+            raise ValueError(f"augment: expected one of {', '.join(AUGMENTS)}, got {self.augment!r}")
+        if self.input_size[0] not in (1, 3):
+            raise ValueError(f"pictures have 1 channel (grey) or 3 (RGB), the model wants {self.input_size[0]}")
+
+    @classmethod
+    def of(cls, model: nn.Module, *, img_size: int | None = None, augment: str = "crop") -> "Preprocess":
+        """What this model's weights were made for, at another size if one is given."""
+        config = timm.data.resolve_model_data_config(model)
+        channels, *size = config["input_size"]
+        if img_size is not None:
+            if img_size < 8:
+                raise ValueError(f"img_size: expected at least 8 pixels, got {img_size}")
+            size = [img_size, img_size]
+        whole = augment == "shift"  # drawn or cropped already: nothing to cut off
+        return cls(
+            input_size=(channels, *size),
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            interpolation="bilinear" if whole else config["interpolation"],
+            crop_pct=1.0 if whole else config["crop_pct"],
+            crop_mode="squash" if whole else config["crop_mode"],
+            augment=augment,
+        )
+
+    def data_config(self) -> dict[str, Any]:
+        """For timm: the part that describes the evaluation."""
+        return {key: value for key, value in asdict(self).items() if key != "augment"}
+
+    def transform(self, training: bool) -> Callable[[Image.Image], torch.Tensor]:
+        """PIL picture -> [C, H, W] float32."""
+        mode = "L" if self.input_size[0] == 1 else "RGB"
+        if not training or self.augment == "none":
+            steps = timm.data.create_transform(**self.data_config())
+        elif self.augment == "shift":
+            height, width = self.input_size[1:]
+            resize = transforms.InterpolationMode(self.interpolation)
+            steps = transforms.Compose(
+                [
+                    transforms.Resize((height, width), resize),
+                    transforms.RandomCrop((height, width), padding=(max(1, width // 16), max(1, height // 16)), padding_mode="edge"),
+                    transforms.ToTensor(),
+                    transforms.Normalize(self.mean, self.std),
+                ]
+            )
+        else:
+            strong = {"auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.25, "re_mode": "pixel"} if self.augment == "rand" else {}
+            colour = 0.4 if mode == "RGB" and not strong else None
+            shape = {"input_size": self.input_size, "mean": self.mean, "std": self.std, "interpolation": self.interpolation}
+            steps = timm.data.create_transform(**shape, is_training=True, scale=(0.35, 1.0), color_jitter=colour, **strong)
+        return _Convert(mode, steps)
+
+
+class _Convert:
+    """A picture in another mode first; a class, so that it travels to workers."""
+
+    def __init__(self, mode: str, steps: Callable[[Image.Image], torch.Tensor]):
+        self.mode, self.steps = mode, steps
+
+    def __call__(self, picture: Image.Image) -> torch.Tensor:
+        return self.steps(picture if picture.mode == self.mode else picture.convert(self.mode))

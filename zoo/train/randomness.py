@@ -1,0 +1,40 @@
+"""Everything random is a function of where it happens: a row's augmentation of (seed, epoch, index), a step's dropout of (seed, step, rank).
+
+So nothing random has to be saved, and neither a restart nor the number of workers changes a result.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def mix(*key: int) -> int:
+    """One 63-bit seed from several numbers."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+def seed_everything(*key: int) -> None:
+    """Seed Python, NumPy and torch (all devices)."""
+    seed = mix(*key)
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Random numbers on the CPU are a function of the key inside, and go on as if nothing had happened after."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed = mix(*key)
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])

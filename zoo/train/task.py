@@ -1,0 +1,94 @@
+"""What the loop asks of a task: `timm.task.TrainingTask`, plus how rows become batches, how a step is taken, and what is saved.
+
+The loop hands a task the list of micro-batches of one optimizer step, because a contrastive loss over a large batch is not a sum of losses
+over small ones. The default is the sum.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.task import TrainingTask
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..datasets.data import Row, Split
+from .config import TrainConfig
+from .engine import Engine
+from .loader import Batch
+
+
+class Task(TrainingTask):
+    """Abstract; `Classify` and `Align` are its kinds.
+
+    Args:
+        module: what is trained.
+        freeze_bn: batch norms keep their statistics.
+    """
+
+    kind: str
+    columns: tuple[str, ...] = ()
+    default_batch_size: int
+    metric: str
+    """The name of the number that stands for all, in `evaluate`'s result."""
+
+    def __init__(self, module: nn.Module, *, freeze_bn: bool = False):
+        super().__init__(verbose=False)
+        self.trainable_module = module
+        self.freeze_bn = freeze_bn
+
+    def train(self, mode: bool = True) -> "Task":
+        super().train(mode)
+        if mode and self.freeze_bn:
+            for part in self.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.eval()
+        return self
+
+    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: Any) -> "Task":
+        self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
+        return self
+
+    def prepare(self, training: bool) -> Callable[[Row], Row]:
+        """The function that turns a row of raw values into one that `collate` can put into a batch; it travels to workers."""
+        raise NotImplementedError
+
+    def collate(self, rows: Sequence[Row]) -> Batch:
+        """Prepared rows to one batch of tensors; it travels to workers."""
+        raise NotImplementedError
+
+    def batch_loss(self, batch: Batch) -> torch.Tensor:
+        """The loss of one batch, a scalar with a graph."""
+        raise NotImplementedError
+
+    def begin(self, config: TrainConfig, world: int) -> None:
+        """Called before the first step of a run, not when one is resumed."""
+
+    def training_step(self, batches: Sequence[Batch], engine: Engine) -> torch.Tensor:
+        """Gradients of one optimizer step; returns its loss, detached. By default the mean over all rows."""
+        rows = sum(len(batch["index"]) for batch in batches)
+        total = torch.zeros((), device=self.device)
+        for number, batch in enumerate(batches, 1):
+            with nullcontext() if number == len(batches) else self.no_sync():
+                with engine.autocast():
+                    loss = self.batch_loss(batch) * (len(batch["index"]) / rows)
+                engine.backward(loss)
+            total += loss.detach()
+        return total
+
+    def after_step(self) -> None:
+        """Called after every optimizer step."""
+
+    def evaluate(self, batches: Iterable[Batch], model: nn.Module, split: Split) -> dict[str, Any]:
+        """Metrics of `model` over the batches, which hold every row of the split once, in order; as JSON."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """What is trained, as JSON: enough to build the task again and to tell two runs apart."""
+        raise NotImplementedError
+
+    def save(self, out: Path, model: nn.Module, run: dict[str, Any]) -> None:
+        """Write `model` into the run directory, in the form in which others read it; `run` goes into its `config.json` under "zoo"."""
+        raise NotImplementedError
