@@ -45,6 +45,7 @@ def test_train_is_dejavu_and_eval_is_stix(data):
     assert EVAL_FACES == ("STIXGeneral.ttf",)
     assert {Path(face).name for face in data.train.read.faces} == set(TRAIN_FACES)
     assert {Path(face).name for face in data.eval.read.faces} == set(EVAL_FACES)
+    assert data.name == "glyphs"
     assert (data.classes, data.img_size, data.augment, data.columns) == (None, 32, "shift", ("image", "text"))
     row = data.eval[0]
     assert (row["image"].mode, row["image"].size) == ("RGB", (SIZE, SIZE))
@@ -85,7 +86,7 @@ def test_an_id_is_the_same_character_in_both_splits(data):
 def test_no_picture_is_blank_cut_off_or_the_box_for_a_missing_glyph(data):
     for split in (data.train, data.eval):
         missing = [np.asarray(draw(face, "\U0010ffff")) for face in split.read.faces]
-        assert any((box < 128).any() for box in missing)
+        assert split is data.eval or all((box < 128).any() for box in missing)  # STIX leaves it blank
         for face, character in split.read.rows[:: 5 if split is data.train else 1]:
             pixels = np.asarray(draw(split.read.faces[face], split.read.characters[character]))
             border = np.concatenate([pixels[:2].ravel(), pixels[-2:].ravel(), pixels[:, :2].ravel(), pixels[:, -2:].ravel()])
@@ -97,28 +98,22 @@ def test_no_picture_is_blank_cut_off_or_the_box_for_a_missing_glyph(data):
 
 @pytest.mark.parametrize("face", REGULAR_FACES)
 def test_drawn_as_matplotlib_draws_it(face):
-    """The ink of each of 81 characters is nearest to that of the same one, drawn by the rasteriser of another library."""
-    from matplotlib.ft2font import FT2Font
+    """The ink of each character, cut out, is what the rasteriser of another library makes of it."""
+    from matplotlib.ft2font import FT2Font, LoadFlags
 
-    characters = "0123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyzαβγδεζθλξπσφψω.,;!?+="
     font = FT2Font(str(FONTS / face))
     font.set_size(48, 72)
 
     def cut(ink: np.ndarray) -> np.ndarray:
-        rows, columns = np.nonzero(ink > 60)
-        canvas = np.zeros((SIZE, SIZE))
-        ink = ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] / 255
-        canvas[: ink.shape[0], : ink.shape[1]] = ink
-        return canvas
+        rows, columns = np.nonzero(ink)
+        return ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].astype(int)
 
-    def theirs(character: str) -> np.ndarray:
-        font.set_text(character)
+    for character in "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyzαβγδεζθλξπσφψωЖЯю.,;!?":
+        font.set_text(character, flags=LoadFlags.DEFAULT)
         font.draw_glyphs_to_bitmap()
-        return cut(np.asarray(font.get_image(), dtype=np.uint8))
-
-    ours = np.stack([cut(255 - np.asarray(draw(str(FONTS / face), character))) for character in characters])
-    nearest = [characters[np.abs(ours - theirs(character)).sum((1, 2)).argmin()] for character in characters]
-    assert "".join(nearest) == characters
+        ours, theirs = cut(255 - np.asarray(draw(str(FONTS / face), character))), cut(np.asarray(font.get_image(), dtype=np.uint8))
+        assert ours.shape == theirs.shape, character
+        assert np.abs(ours - theirs).mean() < 2, character  # of 255: the two libraries bring a FreeType each
 
 
 def test_lookalikes_of_pictures_made_by_hand():
@@ -136,6 +131,7 @@ def test_lookalikes_of_pictures_made_by_hand():
 def test_a_subset_starts_with_what_is_common():
     few = glyphs(characters=150)
     texts = [row["text"] for row in few.eval]
+    assert few.name == "glyphs:characters=150"
     assert len(texts) == len(set(texts)) == 150 and len(few.train) == 12 * 150
     assert "greek small letter omega" in texts and "exclamation mark" not in texts
     assert [row["text"] for row in glyphs(characters=10).eval] == texts[:10]

@@ -149,6 +149,15 @@ def test_held_out_of_every_label(folder):
     assert {row["label"] for row in data.eval} == {row["label"] for row in data.train} == set(range(50))
 
 
+def test_no_label_is_held_out_altogether(folder):
+    names = _many(folder, 60)
+    lines = [f"{name},common,{index}" for index, name in enumerate(names)]
+    lines += [f"{name},also {index},{index}" for index, name in enumerate(names)]  # each picture has two labels, one of them nowhere else
+    data = read_manifest(_write(folder / "m.csv", "\n".join(["image,label,id", *lines])))
+    assert {row["label"] for row in data.train} == set(range(61)) and len(data.eval) == 0
+    assert len(read_manifest(_write(folder / "m.csv", "\n".join(["image,label,id", *lines[:60]]))).eval) > 0
+
+
 def test_one_side_may_have_no_rows(folder):
     data = read_manifest(_write(folder / "m.csv", "image,label,split\npictures/a.png,cat,test\npictures/b.png,ant,Val\n"))
     assert (len(data.train), len(data.eval), data.classes) == (0, 2, ("ant", "cat"))
@@ -175,7 +184,7 @@ def test_missing_column(folder):
     assert _refused(folder / "m.csv", "image,class\na,b\n") == f"the columns are image, class; {expected}"
     assert _refused(folder / "m.csv", "image;label\na;b\n") == f"the columns are image;label; {expected}"
     assert _refused(folder / "m.jsonl", '{"image": "a"}\n{"url": "b"}\n') == f"the columns are image, url; {expected}"
-    assert _refused(folder / "m.csv", "image,label,caption\npictures/a.png,,\n") == f"label and caption is empty in every row; {expected}"
+    assert _refused(folder / "m.csv", "image,label,caption\npictures/a.png,,\n") == f"label and caption empty in every row; {expected}"
     assert _refused(folder / "m.csv", "image,label,Label\na,b,c\n") == "line 1: the column 'label' is there twice"
 
 

@@ -51,10 +51,16 @@ def test_palette_with_a_transparent_colour(tmp_path):
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
-    deep = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
+    deep = np.array([[0, 257, 511, 128 * 257, 65535]], dtype=np.uint16)
     Image.fromarray(deep).save(tmp_path / "a.png")
-    assert _pixels(tmp_path / "a.png")[0, :, 0].tolist() == [0, 1, 128, 255]
-    assert np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))[0, 1:, 0].tolist() != [1, 128, 255]  # what Pillow alone makes of it
+    assert _pixels(tmp_path / "a.png")[0, :, 0].tolist() == [0, 1, 2, 128, 255]
+    assert np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))[0, :, 0].tolist() != [
+        0,
+        1,
+        2,
+        128,
+        255,
+    ]  # what Pillow alone makes of it
 
     Image.fromarray(GREYS.astype(np.float32)).save(tmp_path / "float.tiff")
     with pytest.raises(ValueError, match=r"float\.tiff: pixels of mode F have no known white; expected 8 or 16 bits"):

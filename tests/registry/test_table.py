@@ -182,8 +182,8 @@ def test_an_entry_point_that_shadows_a_held_name_is_ignored_with_a_warning(plugi
         assert "apple" in table
     with pytest.warns(UserWarning, match="fruit entry point 'apple' = 'evil:Apple' is ignored: the name is __main__.Apple"):
         apple = run_cell(table, CELL)
-        assert table["apple"] is apple
-    assert list(table) == ["apple"] and len(table) == 1 and "evil" not in sys.modules
+        assert sorted(table) == ["apple"]
+    assert table["apple"] is apple and list(table) == ["apple"] and len(table) == 1 and "evil" not in sys.modules
 
 
 def test_two_entry_points_of_one_name(plugin):

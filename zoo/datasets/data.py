@@ -29,8 +29,8 @@ class Split(Sequence[Row]):
     size: int
     read: Callable[[int], Row] = field(repr=False)
     columns: tuple[str, ...] = ()
-    ids: np.ndarray = field(default=None, repr=False)  # type: ignore[assignment]  # filled in below
-    pictures: np.ndarray = field(default=None, repr=False)  # type: ignore[assignment]  # filled in below
+    ids: np.ndarray = field(default=None, repr=False)  # type: ignore[arg-type]  # filled in below
+    pictures: np.ndarray = field(default=None, repr=False)  # type: ignore[arg-type]  # filled in below
 
     def __post_init__(self) -> None:
         for name in ("ids", "pictures"):

@@ -78,7 +78,7 @@ def draw(face: str, character: str) -> Image.Image:
 def shared_characters(faces: list[str]) -> str:
     """The letters, numbers, symbols and punctuation marks that every one of these font files has, in the order of their code points."""
     shared = frozenset.intersection(*(_characters(face) for face in faces))
-    return "".join(sorted(each for each in shared if unicodedata.category(each)[0] in "LNSP" and unicodedata.name(each, "")))
+    return "".join(sorted(each for each in shared if unicodedata.category(each)[0] in "LNSP" and unicodedata.name(each, "") != ""))
 
 
 def lookalikes(pictures: np.ndarray) -> np.ndarray:
@@ -140,7 +140,7 @@ def glyphs(characters: int | None = None) -> Data:
         return Split(len(rows), _Glyphs(tuple(faces), chosen, rows), ("image", "text"), ids=ids[rows[:, 1]])
 
     return Data(
-        name="glyphs",
+        name="glyphs" if characters is None else f"glyphs:characters={characters}",
         train=split(train_faces),
         eval=split(eval_faces),
         img_size=32,

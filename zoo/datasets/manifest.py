@@ -125,13 +125,15 @@ def _is_eval(manifest: Path, lines: list[Line], names: list[str], ids: np.ndarra
     label_of: dict[int, str] = {}
     for name, group, label in zip(names, ids, labels, strict=True):
         key[group] = min(key.get(group, name), name)
-        label_of[group] = min(label_of.get(group, label), label)
+        label_of[group] = max(label_of.get(group, label), label)
     of_label: dict[str, list[int]] = defaultdict(list)
     for group in key:
         of_label[label_of[group]].append(group)
     out = np.zeros(len(lines), dtype=bool)
     for groups in of_label.values():
         out[np.array(groups)[held_out([key[group] for group in groups])]] = True  # a group is the index of its first line
+    trained = {label for label, is_out in zip(labels, out[ids], strict=True) if not is_out}
+    out[[group for label, group in zip(labels, ids, strict=True) if label not in trained]] = False  # it went out with another label's lines
     return out[ids]
 
 
@@ -172,7 +174,7 @@ def _lines(manifest: Path) -> list[Line]:
             raise ValueError(f"{manifest}, line {number}: {chosen['image']} is empty")
     if not any(cells["label"] or cells["text"] for _, cells in lines):
         told = " and ".join(name for name in (chosen["label"], chosen["text"]) if name)
-        raise ValueError(f"{manifest}: {told} is empty in every row; {_EXPECTED}")
+        raise ValueError(f"{manifest}: {told} empty in every row; {_EXPECTED}")
     return lines
 
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,16 +24,23 @@ _BYTES = json.dumps({"type": "bytes"})
 _BYTES_END = 257  # 0 is padding, 1 + byte is a byte
 
 
-def _learn(captions: Iterable[str], vocab_size: int) -> str:
-    from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
-    from tokenizers import Tokenizer as BPE
+def _library() -> ModuleType:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise ImportError("BPE needs the package tokenizers: pip install tokenizers, or use Tokenizer.bytes()") from error
+    return tokenizers
 
-    bpe = BPE(models.BPE())
+
+def _learn(captions: Iterable[str], vocab_size: int) -> str:
+    library = _library()
+    normalizers, pre_tokenizers = library.normalizers, library.pre_tokenizers
+    bpe = library.Tokenizer(library.models.BPE())
     bpe.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+        [normalizers.NFC(), normalizers.Lowercase(), normalizers.Replace(library.Regex(r"\s+"), " "), normalizers.Strip()]
     )
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # the first word is the same token as that word further on
-    trainer = trainers.BpeTrainer(
+    trainer = library.trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,  # a piece seen once would be a token trained once
         special_tokens=["<pad>", "<eos>"],
@@ -40,17 +48,14 @@ def _learn(captions: Iterable[str], vocab_size: int) -> str:
         show_progress=False,
     )
     bpe.train_from_iterator(captions, trainer)
-    bpe.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", _END)])
+    bpe.post_processor = library.processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", _END)])
     return bpe.to_str()
 
 
 def _load(text: str) -> Any:
+    library = _library()
     try:
-        from tokenizers import Tokenizer as BPE
-    except ImportError as error:
-        raise ImportError("this tokenizer needs the package tokenizers: pip install tokenizers, or use Tokenizer.bytes()") from error
-    try:
-        bpe = BPE.from_str(text)
+        bpe = library.Tokenizer.from_str(text)
     except Exception as error:  # what the package raises is a bare Exception
         raise ValueError(f"not a tokenizer's JSON: {error}") from error
     if bpe.token_to_id("<pad>") != _PAD or bpe.token_to_id("<eos>") != _END:

@@ -21,7 +21,7 @@ class TrainConfig:
         accumulate: micro-batches in one optimizer step.
         lr: the highest learning rate, reached at the end of the warm-up.
         opt: any optimizer name of timm.
-        sched: any scheduler name of timm that is a function of the step ("cosine", "poly", "step", "tanh").
+        sched: "cosine", "tanh", "step" or "constant", timm's.
         warmup: share of all steps in which the learning rate rises.
         weight_decay: not applied to biases, norms, and what a module's `no_weight_decay()` names.
         clip_grad: greatest norm of the gradient; None does not clip.

@@ -11,7 +11,7 @@ from registry import nearest
 
 from .config import TrainConfig
 
-SCHEDULES = ("cosine", "tanh", "poly", "step")
+SCHEDULES = ("cosine", "tanh", "step", "constant")
 
 
 def undecayed(module: nn.Module) -> set[str]:
@@ -55,7 +55,7 @@ class Schedule:
         self._scheduler, _ = create_scheduler_v2(
             optimizer,
             sched=config.sched,
-            num_epochs=steps,
+            num_epochs=max(1, steps - warmup),  # timm puts the warm-up in front of it
             updates_per_epoch=1,
             step_on_epochs=False,
             warmup_epochs=warmup,

@@ -1,0 +1,12 @@
+"""The command `zoo`, one file a verb.
+
+A user's mistake is one line and exit code 2; a defect of ours is one line and exit code 1; `--debug` shows the traceback of either.
+"""
+
+from . import demo as demo
+from . import eval as eval
+from . import list as list
+from . import search as search
+from . import show as show
+from . import train as train
+from .app import main as main

@@ -1,0 +1,74 @@
+"""The application that the verbs add themselves to, and what becomes of an error."""
+
+import os
+import sys
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    name="zoo",
+    help="timm, with the attention you choose: train, evaluate and search EfficientNets with any attention gate.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console()
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+MISTAKES = (ValueError, LookupError, OSError, ImportError, FloatingPointError)
+
+
+def _command() -> click.Command:
+    return typer.main.get_command(app)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run, and return the exit code: 0, 2 for a user's mistake, 1 for ours, 130 and 143 for Ctrl-C and SIGTERM."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        result = _command().main(args=given, prog_name="zoo", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"zoo: {stop or 'stopped'}", file=sys.stderr)
+        return 128 + getattr(stop, "signal", 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has left
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, MISTAKES):
+            print(f"zoo: {text}", file=sys.stderr)
+            return 2
+        print(f"zoo: this should not have happened: {type(error).__name__}: {text} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """A table; numbers to the right."""
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[number], (int, float)) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{cell:,.1f}" if isinstance(cell, float) else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+    console.print(table)
+
+
+def main() -> None:
+    """What the console script calls."""
+    sys.exit(run())

@@ -1,0 +1,121 @@
+"""zoo train: a classifier from one name, a joint embedding from modality=tower pairs."""
+
+from typing import Annotated
+
+import typer
+
+from ..build import create_task, open_data
+from ..progress import console
+from ..train import TrainConfig, fit
+from ..train.config import DEVICES, PRECISIONS
+from ..train.preprocess import AUGMENTS
+from ..train.randomness import seed_everything
+from .app import Debug, app
+
+_DEFAULT = TrainConfig()
+
+
+def parse_model(words: list[str]) -> str | dict[str, str]:
+    """["effnet_cbam_b0"] -> that name; ["image=a", "text=b"] -> {"image": "a", "text": "b"}.
+
+    Raises:
+        ValueError: neither of the two.
+    """
+    pairs = [word.partition("=") for word in words]
+    if len(words) == 1 and not pairs[0][1]:
+        return words[0]
+    wrong = [word for word, (modality, equals, tower) in zip(words, pairs, strict=True) if not (modality and equals and tower)]
+    if wrong:
+        raise ValueError(f"model {' '.join(wrong)!r}: expected one name (a classifier), or modality=tower pairs such as image=effnet_cbam_b0 text=transformer")
+    modalities = [modality for modality, _, _ in pairs]
+    if len(set(modalities)) < len(modalities):
+        raise ValueError(f"a modality is given twice: {' '.join(words)}")
+    if len(words) < 2:
+        raise ValueError(f"{words[0]}: a joint embedding joins two modalities or more, such as image=effnet_cbam_b0 text=transformer")
+    return {modality: tower for modality, _, tower in pairs}
+
+
+@app.command("train")
+def train(
+    model: Annotated[list[str], typer.Argument(help="effnet_cbam_b0, or image=effnet_cbam_b0 text=transformer.")],
+    data: Annotated[str, typer.Option(help="digits, glyphs, a folder of class folders, or a manifest (.csv .tsv .jsonl).")],
+    out: Annotated[str, typer.Option(help="The run directory.")],
+    epochs: Annotated[int, typer.Option(help="Passes over the training rows.")] = _DEFAULT.epochs,
+    batch_size: Annotated[int | None, typer.Option(help="Rows a micro-batch; 32 for a classifier, 128 for a joint embedding.")] = None,
+    accumulate: Annotated[int, typer.Option(help="Micro-batches in one step.")] = _DEFAULT.accumulate,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = _DEFAULT.lr,
+    opt: Annotated[str, typer.Option(help="Any optimizer of timm.")] = _DEFAULT.opt,
+    sched: Annotated[str, typer.Option(help="cosine, tanh, step or constant.")] = _DEFAULT.sched,
+    warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = _DEFAULT.warmup,
+    weight_decay: Annotated[float, typer.Option(help="Not applied to biases and norms.")] = _DEFAULT.weight_decay,
+    clip_grad: Annotated[float | None, typer.Option(help="Greatest norm of the gradient.")] = None,
+    ema: Annotated[float | None, typer.Option(help="Decay of the weights' running average, such as 0.999.")] = None,
+    img_size: Annotated[int | None, typer.Option(help="Pixels; what suits the data or the model by default.")] = None,
+    augment: Annotated[str | None, typer.Option(help=f"{', '.join(AUGMENTS)}; what suits the data by default.")] = None,
+    smoothing: Annotated[float, typer.Option(help="Label smoothing of a classifier.")] = 0.1,
+    mixup: Annotated[float, typer.Option(help="Mixup alpha of a classifier.")] = 0.0,
+    cutmix: Annotated[float, typer.Option(help="CutMix alpha of a classifier.")] = 0.0,
+    drop_path: Annotated[float, typer.Option(help="Stochastic depth of the picture network.")] = 0.05,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start the picture network from timm's weights.")] = False,
+    freeze: Annotated[str | None, typer.Option(help="bn: batch norms keep their statistics.")] = None,
+    head: Annotated[str, typer.Option(help="Head of a joint embedding.")] = "mlp",
+    embed_dim: Annotated[int, typer.Option(help="Width of a joint embedding.")] = 256,
+    loss: Annotated[str, typer.Option(help="Loss of a joint embedding.")] = "clip",
+    precision: Annotated[str, typer.Option(help=", ".join(PRECISIONS))] = _DEFAULT.precision,
+    device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = _DEFAULT.device,
+    seed: Annotated[int, typer.Option(help="Decides everything random.")] = _DEFAULT.seed,
+    workers: Annotated[int | None, typer.Option(help="Processes that read rows; changes no result.")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints; one an epoch by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Train a classifier, or a joint embedding.
+
+    zoo train effnet_cbam_b0 --data digits --epochs 5 --out runs/digits
+    zoo train image=effnet_cbam_b0 text=transformer --data glyphs --out runs/glyphs
+    """
+    towers = parse_model(model)
+    if freeze not in (None, "bn"):
+        raise ValueError(f"freeze: expected bn, got {freeze!r}")
+    config = TrainConfig(
+        out=out,
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        lr=lr,
+        opt=opt,
+        sched=sched,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        clip_grad=clip_grad,
+        ema=ema,
+        precision=precision,
+        device=device,
+        seed=seed,
+        workers=workers,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    opened = open_data(data)
+    seed_everything(seed)
+    task = create_task(
+        towers,
+        opened,
+        img_size=img_size,
+        augment=augment,
+        pretrained=pretrained,
+        drop_path=drop_path,
+        freeze_bn=freeze == "bn",
+        smoothing=smoothing,
+        mixup=mixup,
+        cutmix=cutmix,
+        head=head,
+        embed_dim=embed_dim,
+        loss=loss,
+    )
+    parameters = sum(parameter.numel() for parameter in task.parameters())
+    console.print(f"{' '.join(model)}: {parameters / 1e6:.1f} M parameters; {data}: {len(opened.train)} rows, {len(opened.eval)} to evaluate", highlight=False)
+    metrics = fit(task, opened.train, opened.eval, config, about={"data": data})
+    console.print(f"{task.metric} {metrics[task.metric]:.1f} %; the run is in {out}; next: zoo eval {out}", highlight=False)
