@@ -51,8 +51,8 @@ class Registry(Mapping[str, Any]):
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator: put the class or function into the table under `name`.
 
-        The same definition run again (a notebook cell, a reload) quietly replaces itself. Code that runs comes before an entry point that is
-        not loaded: that one is set aside with a warning, unless the code is the entry point's own package, imported directly.
+        The same definition run again (a notebook cell, a reload) quietly replaces itself. Code that runs comes before an entry point that
+        is not loaded: that one is set aside with a warning, unless the code is the entry point's own package, imported directly.
 
         Raises:
             ValueError: the name is held by a different definition, or is not lower-case letters, digits and underscores.

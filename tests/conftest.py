@@ -4,6 +4,9 @@ import pytest
 import torch
 
 
+torch.set_num_threads(1)  # small networks are no faster with two, and beside another process much slower
+
+
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)

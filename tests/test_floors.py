@@ -134,7 +134,10 @@ def test_the_guard_sees(path, source):
     "path, source",
     [
         ("registry/table.py", "import re\nfrom .other import thing"),
-        ("zoo/attention/x.py", "import math\nimport torch\nfrom torch import nn\nfrom timm.layers import Mlp\nfrom registry import ATTENTION"),
+        (
+            "zoo/attention/x.py",
+            "import math\nimport torch\nfrom torch import nn\nfrom timm.layers import Mlp\nfrom registry import ATTENTION",
+        ),
         ("zoo/attention/x.py", "from .cbam import CBAM"),
         ("zoo/datasets/x.py", "import numpy as np\nfrom PIL import Image\nfrom ..progress import bar"),
         ("zoo/backbones/x.py", "import timm\nfrom ..attention import CBAM\nfrom registry import ATTENTION"),

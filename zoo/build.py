@@ -1,9 +1,9 @@
 """The edge: names become objects here. Below it nothing is looked up; the command line and the public names of `zoo` go through it.
 
-    open_data("digits")                                        a data string -> Data
-    create_task("effnet_cbam_b0", data)                        a name, or {modality: tower} -> a task for the loop
-    create_joint({"image": ..., "text": ...}, head="mlp")      names -> JointEmbedding
-    load_run("runs/x")                                         what `zoo train` left -> the task again, trained
+open_data("digits")                                        a data string -> Data
+create_task("effnet_cbam_b0", data)                        a name, or {modality: tower} -> a task for the loop
+create_joint({"image": ..., "text": ...}, head="mlp")      names -> JointEmbedding
+load_run("runs/x")                                         what `zoo train` left -> the task again, trained
 """
 
 import json
@@ -138,7 +138,7 @@ def _image_options(pretrained: bool, model_options: Mapping[str, Any] | None, dr
     return {"pretrained": pretrained, "drop_path_rate": drop_path, **(model_options or {})}
 
 
-def _align(joint: JointEmbedding, description: Mapping[str, Any], *, img_size: int | None, augment: str, freeze_bn: bool) -> Align:
+def _align(joint: Any, description: Mapping[str, Any], *, img_size: int | None, augment: str, freeze_bn: bool) -> Align:
     image = joint.towers["image"]
     prepare = {name: _stacked if name == "image" else tower.prepare for name, tower in joint.towers.items()}
     preprocess = Preprocess.of(image, img_size=img_size, augment=augment)
@@ -197,9 +197,8 @@ def create_task(
         if missing:
             raise ValueError(f"{data.name} has {', '.join(data.columns)}; there is no {', '.join(missing)} to train a tower on")
         captions = _captions(data.train) if "text" in model else None
-        joint = create_joint(
-            model, head=head, embed_dim=embed_dim, loss=loss, captions=captions, options={"image": image_options} if isinstance(model["image"], str) else {}
-        )
+        options = {"image": image_options} if isinstance(model["image"], str) else {}
+        joint: Any = create_joint(model, head=head, embed_dim=embed_dim, loss=loss, captions=captions, options=options)
         description = {
             "towers": {name: tower if isinstance(tower, str) else type(tower).__name__ for name, tower in model.items()},
             "tower_options": {name: tower.config for name, tower in joint.towers.items() if name != "image"},
@@ -216,10 +215,9 @@ def create_task(
     if data.classes is None:
         offer = ", ".join(f"{column}=..." for column in data.columns)
         raise ValueError(f"{data.name} has no labels to classify; train a joint embedding on it: {offer}")
+    network: Any = model
     if isinstance(model, str):
         network = create_model(model, num_classes=len(data.classes), **image_options)
-    else:
-        network = model
     return Classify(
         network,
         name=model if isinstance(model, str) else network.pretrained_cfg.get("architecture", type(network).__name__),
@@ -259,7 +257,9 @@ class Run:
         opened = open_data(named)
         if isinstance(self.task, Classify) and opened.classes is not None and tuple(opened.classes) != self.task.classes:
             mine, theirs = ", ".join(self.task.classes[:8]), ", ".join(opened.classes[:8])
-            raise ValueError(f"{named} has other classes than the run: expected {len(self.task.classes)} ({mine}), got {len(opened.classes)} ({theirs})")
+            raise ValueError(
+                f"{named} has other classes than the run: expected {len(self.task.classes)} ({mine}), got {len(opened.classes)} ({theirs})"
+            )
         return opened
 
 

@@ -14,7 +14,13 @@ console = Console(stderr=True)
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Callable[[str], None]]:
     """Yields `advance(note)`: one step done; the note stands behind the bar."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         line = bar.add_task(what, total=total, note="")
         yield lambda note="": bar.update(line, advance=1, note=note)

@@ -88,10 +88,10 @@ def test_the_papers_width(channels):
     assert gate.spatial.bn.eps == 1e-5 and gate.spatial.bn.momentum == 0.01
 
 
-@pytest.mark.parametrize("channels, exp_ratio, entering", [(1152, 6, 192), (96, 6, 16), (32, 1, 32), (672, 6, 112), (2304, 6, 384)])
-def test_efficientnets_width(channels, exp_ratio, entering):
-    """0.25 / 6 has no exact float: 1152 * (0.25 / 6) is 47.999..., and the bottleneck is 48."""
-    assert CBAM(channels, rd_ratio=0.25 / exp_ratio).channel.fc1.out_features == entering // 4
+@pytest.mark.parametrize("channels, entering", [(1152, 192), (96, 16), (32, 32), (672, 112), (2304, 384), (176, 120)])
+def test_efficientnets_width(channels, entering):
+    """Ratios have no exact floats: 176 * (30 / 176) is 29.999..., and the bottleneck is 30."""
+    assert CBAM(channels, rd_ratio=0.25 * entering / channels).channel.fc1.out_features == entering // 4
 
 
 def test_no_mlp_bias():

@@ -98,9 +98,9 @@ def test_the_reduction_is_timms_everywhere(variant):
 
 def test_options_go_before_the_blocks_own():
     block = InvertedResidual(16, 16, exp_ratio=6, act_layer=nn.SiLU)
-    put_gate(block, CBAM, {"rd_ratio": 0.5, "kernel_size": 3, "act_layer": "gelu"})
+    put_gate(block, CBAM, {"rd_ratio": 0.5, "kernel_size": 3, "act_layer": "relu6"})
     assert block.se.channel.fc1.out_features == 48 and block.se.spatial.conv.kernel_size == (3, 3)
-    assert isinstance(block.se.channel.act, nn.GELU)
+    assert isinstance(block.se.channel.act, nn.ReLU6)
 
 
 def test_attention_slots_tells_path_name_and_gate():

@@ -104,7 +104,9 @@ def test_other_stages(hub, log):
     assert log()[0].endswith("and 1 gates of timm/test_efficientnet.r160_in1k; new: 1 gates, 1 gates of the file left out")
 
 
-@pytest.mark.parametrize("kwargs, new", [({"attn_all": True}, 3), ({"attn_stages": {0: "cbam", 1: "se"}}, 2), ({"attn_stages": {2: "eca"}}, 1)], ids=str)
+@pytest.mark.parametrize(
+    "kwargs, new", [({"attn_all": True}, 3), ({"attn_stages": {0: "cbam", 1: "se"}}, 2), ({"attn_stages": {2: "eca"}}, 1)], ids=str
+)
 def test_gates_where_timm_has_none_start_fresh(hub, log, kwargs, new):
     """The fused stages of V2 have no SE in timm's files; asking for a gate there is not a damaged file."""
     state = noisy("test_efficientnet")
@@ -114,7 +116,11 @@ def test_gates_where_timm_has_none_start_fresh(hub, log, kwargs, new):
     assert log()[0].endswith(f"and 2 gates of timm/test_efficientnet.r160_in1k; new: {new} gates")
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"num_classes": 10}, {"num_classes": 0}, {"features_only": True}, {"features_only": True, "feature_cls": "getter"}], ids=str)
+@pytest.mark.parametrize(
+    "kwargs",
+    [{}, {"num_classes": 10}, {"num_classes": 0}, {"features_only": True}, {"features_only": True, "feature_cls": "getter"}],
+    ids=str,
+)
 @pytest.mark.parametrize("attention", ["cbam", "se"])
 class TestDamage:
     """timm itself loads most of these without a word as soon as the number of classes differs."""
@@ -134,7 +140,9 @@ class TestDamage:
     def test_a_missing_tensor(self, hub, attention, kwargs):
         state = noisy("test_efficientnet")
         del state["blocks.2.0.bn1.weight"]
-        with pytest.raises(RuntimeError, match=rf"r160_in1k cannot be the backbone of effnet_{attention}_test: it lacks blocks.2.0.bn1.weight"):
+        with pytest.raises(
+            RuntimeError, match=rf"r160_in1k cannot be the backbone of effnet_{attention}_test: it lacks blocks.2.0.bn1.weight"
+        ):
             self.load(hub, attention, state, kwargs)
 
     def test_another_shape(self, hub, attention, kwargs):
@@ -156,7 +164,7 @@ class TestDamage:
             self.load(hub, attention, state, kwargs)
 
     def test_another_network(self, hub, attention, kwargs):
-        with pytest.raises(RuntimeError, match="cannot be the backbone of .*it lacks .* and [0-9]+ more"):
+        with pytest.raises(RuntimeError, match="cannot be the backbone of .*it lacks blocks.0.0.conv.weight"):
             self.load(hub, attention, noisy("efficientnet_lite0"), kwargs)
 
 
@@ -207,7 +215,9 @@ def test_real_weights(log, num_classes):
     timms.eval()
     for stack in timms.blocks:
         for block in stack:
-            (block.conv_pwl if hasattr(block, "conv_pwl") else block.conv_pw).register_forward_pre_hook(lambda module, args: (args[0] * 0.25,))
+            (block.conv_pwl if hasattr(block, "conv_pwl") else block.conv_pw).register_forward_pre_hook(
+                lambda module, args: (args[0] * 0.25,)
+            )
     with torch.no_grad():
         x = torch.randn(1, 3, 96, 96)
         assert torch.allclose(model.forward_features(x), timms.forward_features(x), atol=1e-5)
@@ -250,7 +260,9 @@ def test_there_and_back(tmp_path, case, log):
     assert save_model(model, tmp_path / "run") == tmp_path / "run"
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "model.safetensors"]
     again = timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True).eval()
-    assert list(again.state_dict()) == list(model.state_dict()) and [n for _, n, _ in attention_slots(again)] == [n for _, n, _ in attention_slots(model)]
+    assert list(again.state_dict()) == list(model.state_dict()) and [n for _, n, _ in attention_slots(again)] == [
+        n for _, n, _ in attention_slots(model)
+    ]
     for key, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[key].to(value.dtype), value), key
     x = torch.randn(2, kwargs.get("in_chans", 3), 49, 49)
@@ -301,11 +313,12 @@ def test_swap_on_loading_a_directory(tmp_path, log):
 
 
 def test_what_the_config_says(tmp_path):
-    model = timm.create_model("effnet_cbam_test", num_classes=2, drop_rate=0.1)
+    model = timm.create_model("effnet_cbam_test", num_classes=2, drop_rate=0.1, attn_kwargs={"kernel_size": 3})
     data = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.25,) * 3, "interpolation": "bilinear", "crop_pct": 1.0}
     save_model(model, tmp_path, label_names=["cat", "dog"], data_config=data, extra={"epochs": 5})
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["label_names"] == ["cat", "dog"] and config["epochs"] == 5 and config["model_args"] == {"drop_rate": 0.1}
+    assert config["label_names"] == ["cat", "dog"] and config["epochs"] == 5
+    assert config["model_args"] == {"attn_kwargs": {"kernel_size": 3}, "in_chans": 3, "global_pool": "avg"}, "timm leaves drop rates out"
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     assert again.pretrained_cfg["label_names"] == ["cat", "dog"] and again.num_classes == 2
     found = timm.data.resolve_model_data_config(again)
@@ -330,7 +343,9 @@ def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch):
     assert same(timm.create_model(f"local-dir:{tmp_path}", pretrained=True), model.state_dict())
 
 
-@pytest.mark.parametrize("make", [lambda: nn.Linear(2, 2), lambda: timm.create_model("effnet_cbam_test", features_only=True)], ids=["linear", "features"])
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Linear(2, 2), lambda: timm.create_model("effnet_cbam_test", features_only=True)], ids=["linear", "features"]
+)
 def test_what_cannot_be_saved(tmp_path, make):
     with pytest.raises(ValueError, match="expected a whole network from timm.create_model, got"):
         save_model(make(), tmp_path / "run")

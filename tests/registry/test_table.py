@@ -183,6 +183,9 @@ def test_an_entry_point_that_shadows_a_held_name_is_ignored_with_a_warning(plugi
     with pytest.warns(UserWarning, match="fruit entry point 'apple' = 'evil:Apple' is ignored: the name is __main__.Apple"):
         apple = run_cell(table, CELL)
         assert sorted(table) == ["apple"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        apple = run_cell(table, CELL)  # said once is enough
     assert table["apple"] is apple and list(table) == ["apple"] and len(table) == 1 and "evil" not in sys.modules
 
 

@@ -16,13 +16,14 @@ def test_order_matters():
 
 
 def test_the_start_is_small_whatever_the_depth():
-    torch.manual_seed(0)
+    """Measured 1.1 times from depth 1 to 16, and 6.8 times when what is added is not made smaller."""
     sizes = []
-    for depth in (1, 8):
-        tower = Transformer(tokenizer=TOKENIZER, width=64, depth=depth)
+    for depth in (1, 16):
+        torch.manual_seed(0)
+        tower = Transformer(tokenizer=TOKENIZER, depth=depth)
         tower.norm = torch.nn.Identity()
         sizes.append(tower(tower.prepare(["greek small letter alpha"])).std().item())
-    assert sizes[1] < 3 * sizes[0]
+    assert sizes[1] < 2 * sizes[0] < 0.2
 
 
 @pytest.mark.parametrize("fused", [True, False])

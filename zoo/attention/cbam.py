@@ -32,7 +32,11 @@ def _batch_norm(
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """timm's and torch's tools (freezing, SyncBatchNorm, momentum) see a batch norm; a single value, which has none to compare with, passes."""
+    """Batch norm that lets a single value pass; a module of its own, so that freezing, SyncBatchNorm and momentum find it."""
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    momentum: float
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return _batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps)
@@ -75,7 +79,7 @@ class CBAM(nn.Module):
         act_layer: inside the MLP; the paper's ReLU by default.
         kernel_size: of the spatial gate; odd, the paper's 7 by default.
         mlp_bias: biases in the MLP, as the authors have them.
-        calm: start with the MLP's last layer and the batch norm's weight at zero: both gates are constant (one half) until training moves them.
+        calm: start with the MLP's last layer and the batch norm's weight at zero: both gates are one half until training moves them.
 
     Raises:
         ValueError: an even kernel.
@@ -96,7 +100,7 @@ class CBAM(nn.Module):
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"cbam kernel_size: expected an odd number such as 3 or 7, got {kernel_size}")
-        rd_channels = max(1, int(channels * rd_ratio + 1e-6))  # 1152 * (0.25 / 6) is 47.999...
+        rd_channels = max(1, int(channels * rd_ratio + 1e-6))  # 176 * (30 / 176) is 29.999...
         self.channel = ChannelGate(channels, rd_channels, act_layer, mlp_bias, device=device, dtype=dtype)
         self.spatial = SpatialGate(kernel_size, device=device, dtype=dtype)
         self.calm = calm

@@ -1,7 +1,7 @@
 """No gate: y = x. The control that every comparison needs; timm has no word for it (None, False and "" all mean squeeze-and-excitation)."""
 
-from torch import nn
 from timm.layers import LayerType
+from torch import nn
 
 from registry import ATTENTION
 

@@ -36,7 +36,6 @@ from .weights import keep_backbone
 __all__: list[str] = []  # timm's register_model adds every name
 default_cfgs: dict[str, Any] = {}  # and reads the weights from here
 _TF = "tf_"
-_HEAD_KWARGS = ("num_classes", "num_features", "head_conv", "global_pool")
 
 
 def _pretrained_cfgs(name: str, row: Variant) -> Any:
@@ -57,7 +56,7 @@ def _stage_choice(stage: Any, choice: Any) -> tuple[int, type[nn.Module], dict[s
 
 
 def _put_gates(
-    model: nn.Module,
+    model: Any,
     attention: str,
     row: Variant,
     *,
@@ -119,18 +118,15 @@ def create(attention: str, variant: str, pretrained: bool = False, **kwargs: Any
 
     features = kwargs.pop("features_only", False)
     wrapped = features and ("feature_cls" in kwargs or "feature_cfg" in kwargs)  # timm wraps the network; else it is its own class
-    if features and not wrapped:
-        kwargs["features_only"] = True
     network = functools.partial(_gated, base, attention, row)
-    source = cfg.file or cfg.hf_hub_id or cfg.url or "the given weights"
-    model = build_model_with_cfg(
-        functools.partial(network, features_only=True) if kwargs.pop("features_only", False) else network,
+    source = "the given weights" if cfg.state_dict else cfg.file or cfg.hf_hub_id or cfg.url
+    model: Any = build_model_with_cfg(
+        functools.partial(network, features_only=True) if features and not wrapped else network,
         name,
         pretrained,
         pretrained_cfg=cfg.to_dict(),
         features_only=wrapped,
         pretrained_filter_fn=functools.partial(keep_backbone, name=name, source=str(source)),
-        kwargs_filter=_HEAD_KWARGS if features and not wrapped else None,
         **kwargs,
     )
     if features and not wrapped:
@@ -140,7 +136,7 @@ def create(attention: str, variant: str, pretrained: bool = False, **kwargs: Any
 
 
 def offer(attention: str) -> None:
-    """Put the attention's names into timm's registry: one for every variant. Looks nothing up: the gate is found when a network is built."""
+    """Put the attention's names into timm's registry: one for every variant. The gate itself is looked up when a network is built."""
     names = {variant: f"effnet_{attention}_{variant}" for variant in VARIANTS}
     for name in filter(timm.is_model, names.values()):  # also "cbam_v2": its b0 would be the v2_b0 of "cbam"
         raise ValueError(f"attention name {attention!r}: timm already has a model {name!r}; choose another name")

@@ -1,7 +1,8 @@
 """Where a gate sits in timm's EfficientNet blocks, and how one is put there.
 
-timm's inverted residual blocks have a place for squeeze-and-excitation after the depthwise convolution (after the expansion in fused blocks),
-empty in the lite and EdgeTPU networks and in the fused stages of V2. The plain convolution blocks that open V2 have none: they get one.
+timm's inverted residual blocks have a place for squeeze-and-excitation after the depthwise convolution (after the expansion in fused
+blocks), empty in the lite and EdgeTPU networks and in the fused stages of V2. The plain convolution blocks that open V2 have none: they
+get one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -62,7 +63,9 @@ def put_gate(block: nn.Module, gate: type[nn.Module], options: Mapping[str, Any]
     channels, entering = _widths(block)
     rd_ratio = block.se.rd_ratio if isinstance(getattr(block, "se", None), Slot) else _SE_RATIO * entering / channels
     weight = block.bn1.weight
-    placed = gate(channels, **{"rd_ratio": rd_ratio, "act_layer": type(block.bn1.act), "device": weight.device, "dtype": weight.dtype, **options})
+    placed = gate(
+        channels, **{"rd_ratio": rd_ratio, "act_layer": type(block.bn1.act), "device": weight.device, "dtype": weight.dtype, **options}
+    )
     if type(block) is ConvBnAct:
         block.__class__ = GatedConvBnAct
     block.se = nn.Identity() if isinstance(placed, nn.Identity) else placed

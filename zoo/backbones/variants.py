@@ -27,7 +27,10 @@ class Variant:
 VARIANTS: dict[str, Variant] = {
     row.name: row
     for row in (
-        *(Variant(name, f"efficientnet_{name}", f"tf_efficientnet_{name}") for name in ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "l2")),
+        *(
+            Variant(name, f"efficientnet_{name}", f"tf_efficientnet_{name}")
+            for name in ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "l2")
+        ),
         *(Variant(f"lite{i}", f"efficientnet_lite{i}", f"tf_efficientnet_lite{i}", has_se=False) for i in range(5)),
         *(Variant(name, f"efficientnet_{name}", f"tf_efficientnet_{name}", has_se=False) for name in ("es", "em", "el")),
         Variant("cc_b0_4e", "efficientnet_cc_b0_4e", "tf_efficientnet_cc_b0_4e"),

@@ -49,7 +49,7 @@ def keep_backbone(state: Tensors, model: nn.Module, *, name: str, source: str) -
         name, source: of the network and the file, for messages.
 
     Raises:
-        RuntimeError: the file lacks a backbone tensor, holds one too many or of another shape, or holds a damaged copy of this network's gates.
+        RuntimeError: the file lacks a backbone tensor, holds one too many or of another shape, or a damaged copy of this network's gates.
     """
     wanted = model.state_dict()
     ours, theirs = _by_slot(wanted), _by_slot(state)
@@ -77,7 +77,7 @@ def keep_backbone(state: Tensors, model: nn.Module, *, name: str, source: str) -
             more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
             raise RuntimeError(f"{source} cannot be the backbone of {name}: it {fault} {', '.join(keys[:5])}{more}")
 
-    for slot, tensors in ours.items():
+    for slot in ours:
         result.update({f"{slot}.{key}": tensor for key, tensor in (theirs if slot in fits else ours)[slot].items()})
     if "classifier.weight" not in wanted:
         result.pop("classifier.weight", None)
@@ -86,7 +86,9 @@ def keep_backbone(state: Tensors, model: nn.Module, *, name: str, source: str) -
     fresh = len(ours) - len(fits)
     if fresh or len(theirs) > len(fits):
         left = f", {len(theirs) - len(fits)} gates of the file left out" if len(theirs) > len(fits) else ""
-        _logger.warning("%s: kept %d backbone tensors and %d gates of %s; new: %d gates%s", name, len(backbone), len(fits), source, fresh, left)
+        _logger.warning(
+            "%s: kept %d backbone tensors and %d gates of %s; new: %d gates%s", name, len(backbone), len(fits), source, fresh, left
+        )
     return result
 
 

@@ -4,15 +4,15 @@ import os
 import sys
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..train import Stopped
+
 app = typer.Typer(
     name="zoo",
     help="timm, with the attention you choose: train, evaluate and search EfficientNets with any attention gate.",
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -25,25 +25,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 MISTAKES = (ValueError, LookupError, OSError, ImportError, FloatingPointError)
 
 
-def _command() -> click.Command:
-    return typer.main.get_command(app)
-
-
 def run(arguments: list[str] | None = None) -> int:
     """Run, and return the exit code: 0, 2 for a user's mistake, 1 for ours, 130 and 143 for Ctrl-C and SIGTERM."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in given
     try:
-        result = _command().main(args=given, prog_name="zoo", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Abort:
-        return 130
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except KeyboardInterrupt as stop:
-        print(f"zoo: {stop or 'stopped'}", file=sys.stderr)
-        return 128 + getattr(stop, "signal", 2)
+        app(args=given, prog_name="zoo")
+        return 0
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
+    except Stopped as stop:
+        print(f"zoo: {stop}", file=sys.stderr)
+        return 128 + stop.signal
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has left
         return 0

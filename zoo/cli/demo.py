@@ -23,7 +23,7 @@ def _train(what: str, model: Any, data: str, config: TrainConfig) -> dict[str, A
     console.rule(what, align="left")
     opened = open_data(data)
     seed_everything(config.seed)
-    task = create_task(model, opened, **({"head": "mlp"} if isinstance(model, dict) else {}))
+    task = create_task(model, opened, head="mlp")
     return fit(task, opened.train, opened.eval, config, about={"data": data})
 
 
@@ -46,7 +46,9 @@ def demo(
         metrics = _train(f"{name} on digits", name, "digits", config)
         rows.append([name, f"{metrics['top1']:.1f} %", f"{metrics['step']} steps", config.out])
     config = TrainConfig(epochs=glyph_epochs, out=str(out / "glyphs"), seed=seed, overwrite=overwrite)
-    found = _train("image=effnet_cbam_b0 text=transformer on glyphs: 12 fonts to learn from, another one to be asked for", GLYPHS, glyphs, config)
+    found = _train(
+        "image=effnet_cbam_b0 text=transformer on glyphs: twelve fonts to learn from, another to be asked for", GLYPHS, glyphs, config
+    )
 
     console.rule("what came out", align="left")
     run = load_run(out / "glyphs")
@@ -59,7 +61,9 @@ def demo(
     for way in ("image->text", "text->image"):
         retrieval.append([way, *(found[way][f"R@{k}"] for k in (1, 5, 10))])
         retrieval.append(["  chance", *(found[way]["chance"][f"R@{k}"] for k in (1, 5, 10))])
-    print_table(f"glyphs: {len(split)} characters in a font that was not trained on, % found", ["direction", "R@1", "R@5", "R@10"], retrieval)
+    print_table(
+        f"glyphs: {len(split)} characters in a font that was not trained on, % found", ["direction", "R@1", "R@5", "R@10"], retrieval
+    )
 
     engine = Engine()
     embeddings, places = embed_split(run.task, split, engine)
@@ -67,7 +71,7 @@ def demo(
     for query in QUERIES:
         near = nearest_rows(embed_query(run.task, engine, text=query), embeddings["image"], places["image"], split.pictures, 6)
         results.append((query, [(split[row]["image"], split[row]["text"]) for row, _ in near]))
-        console.print(f"{query!r} -> {', '.join(words for _, words in results[-1][1][:3])}", highlight=False)
+        console.print(f"{query!r} -> {', '.join(words for _, words in results[-1][1][:3])}", highlight=False, soft_wrap=True)
     picture = draw_results(results, out / "search.png")
 
     minutes, seconds = divmod(round(time.monotonic() - began), 60)

@@ -1,7 +1,7 @@
 """zoo list: names, parameters, MACs."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import timm
 import torch
@@ -15,9 +15,9 @@ from ..progress import tracked
 from .app import Debug, Json, app, print_table
 
 
-def measure(name: str) -> dict[str, object]:
+def measure(name: str) -> dict[str, Any]:
     """Parameters, MACs at the network's own size, and gates of a model, without allocating any weights."""
-    model = timm.create_model(name, device="meta")
+    model: Any = timm.create_model(name, device="meta")
     size = model.default_cfg.get("input_size", (3, 224, 224))
     counted = summary(model, input_data=torch.empty(1, *size, device="meta"), device="meta", verbose=0)
     return {
@@ -57,5 +57,5 @@ def list_names(
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    cells = [[row["name"], row["parameters"] / 1e6, row["macs"] / 1e6, row["input_size"][-1], row["gates"]] for row in rows]  # type: ignore[operator, index]
+    cells = [[row["name"], row["parameters"] / 1e6, row["macs"] / 1e6, row["input_size"][-1], row["gates"]] for row in rows]
     print_table(f"{len(rows)} models", ["name", "M parameters", "M MACs", "pixels", "gates"], cells)

@@ -26,9 +26,8 @@ def embed_split(task: Align, split: Split, engine: Engine, *, batch_size: int = 
 
 
 @torch.no_grad()
-def embed_query(task: Align, engine: Engine, *, text: str | None = None, picture: Path | None = None) -> torch.Tensor:
-    """[1, D] of a text or a picture file."""
-    row: dict[str, Any] = {"text": text} if text is not None else {"image": read_picture(picture)}
+def embed_query(task: Align, engine: Engine, **row: Any) -> torch.Tensor:
+    """[1, D] of the one value in `row`, such as text="digit seven" or image=a PIL picture."""
     batch = task.collate([{**task.prepare(False)(row), "id": 0, "index": 0}])
     (embedding,) = task.embed(engine.to_device(batch)).values()
     return embedding.float().cpu()
@@ -109,15 +108,17 @@ def search(
     embeddings, rows = embed_split(task, split, engine)
     if "image" not in embeddings:
         raise ValueError(f"{data or opened.settings.get('data')}: no picture to find among {len(split)} rows")
-    found = nearest_rows(embed_query(task, engine, text=query, picture=image), embeddings["image"], rows["image"], split.pictures, k)
+    asked = {"text": query} if image is None else {"image": read_picture(image)}
+    found = nearest_rows(embed_query(task, engine, **asked), embeddings["image"], rows["image"], split.pictures, k)
     items = [(split[row], row, score) for row, score in found]
     what = query if query is not None else str(image)
     if out is not None:
         draw_results([(what, [(item["image"], item.get("text", f"row {row}")) for item, row, _ in items])], out)
     if as_json:
-        results = [{"row": row, "score": score, **{key: item[key] for key in ("text", "label") if key in item}} for item, row, score in items]
+        results = [{"row": row, "score": score, **{k: v for k, v in item.items() if k != "image"}} for item, row, score in items]
         print(json.dumps({"query": what, "results": results}, indent=2, ensure_ascii=False))
         return
-    print_table(what, ["", "score", "text", "row"], [[place, f"{score:.3f}", item.get("text", ""), row] for place, (item, row, score) in enumerate(items, 1)])
+    cells = [[place, f"{score:.3f}", item.get("text", ""), row] for place, (item, row, score) in enumerate(items, 1)]
+    print_table(what, ["", "score", "text", "row"], cells)
     if out is not None:
         console.print(f"drawn in {out}")

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -22,7 +22,7 @@ def show(
     debug: Debug = False,
 ) -> None:
     """The layers of a network, and the attention in each of its blocks."""
-    model = create_model(f"local-dir:{name}" if Path(name).is_dir() else name, device="meta")
+    model: Any = create_model(f"local-dir:{name}" if Path(name).is_dir() else name, device="meta")
     channels, *size = model.default_cfg.get("input_size", (3, 224, 224))
     size = [img_size, img_size] if img_size else size
     counted = summary(model, input_data=torch.empty(1, channels, *size, device="meta"), device="meta", depth=depth, verbose=0)

@@ -26,7 +26,8 @@ def parse_model(words: list[str]) -> str | dict[str, str]:
         return words[0]
     wrong = [word for word, (modality, equals, tower) in zip(words, pairs, strict=True) if not (modality and equals and tower)]
     if wrong:
-        raise ValueError(f"model {' '.join(wrong)!r}: expected one name (a classifier), or modality=tower pairs such as image=effnet_cbam_b0 text=transformer")
+        example = "image=effnet_cbam_b0 text=transformer"
+        raise ValueError(f"model {' '.join(wrong)!r}: expected one name (a classifier), or modality=tower pairs such as {example}")
     modalities = [modality for modality, _, _ in pairs]
     if len(set(modalities)) < len(modalities):
         raise ValueError(f"a modality is given twice: {' '.join(words)}")
@@ -116,6 +117,7 @@ def train(
         loss=loss,
     )
     parameters = sum(parameter.numel() for parameter in task.parameters())
-    console.print(f"{' '.join(model)}: {parameters / 1e6:.1f} M parameters; {data}: {len(opened.train)} rows, {len(opened.eval)} to evaluate", highlight=False)
+    rows = f"{len(opened.train)} rows, {len(opened.eval)} to evaluate on"
+    console.print(f"{' '.join(model)}: {parameters / 1e6:.1f} M parameters; {data}: {rows}", highlight=False, soft_wrap=True)
     metrics = fit(task, opened.train, opened.eval, config, about={"data": data})
-    console.print(f"{task.metric} {metrics[task.metric]:.1f} %; the run is in {out}; next: zoo eval {out}", highlight=False)
+    console.print(f"{task.metric} {metrics[task.metric]:.1f} %; the run is in {out}; next: zoo eval {out}", highlight=False, soft_wrap=True)

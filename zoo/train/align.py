@@ -1,7 +1,7 @@
 """Joint embedding: the rows of a batch are pulled together across their modalities and apart from each other.
 
-With several micro-batches a step the loss still sees all of their rows at once: embed without a graph, take the loss of the whole, and run the
-towers again for the gradients (GradCache, Gao et al., arXiv 2101.06983), under the same random numbers. Batch norm that learns its
+With several micro-batches a step the loss still sees all of their rows at once: embed without a graph, take the loss of the whole, and run
+the towers again for the gradients (GradCache, Gao et al., arXiv 2101.06983), under the same random numbers. Batch norm that learns its
 statistics would compute something else the second time (and other statistics for each micro-batch), so it must be frozen then.
 """
 
@@ -126,9 +126,7 @@ class Align(Task):
                 first, second = rows[one], rows[other]
                 both = first[torch.isin(first, second)]
                 if len(both):
-                    pair = {
-                        name: embeddings[name][torch.searchsorted(where, both)] for name, where in ((one, first), (other, second))
-                    }
+                    pair = {name: embeddings[name][torch.searchsorted(where, both)] for name, where in ((one, first), (other, second))}
                     total = total + sum(self.joint.loss(pair, ids[both]).values())
         return total
 
@@ -210,7 +208,7 @@ class Align(Task):
         return {"task": self.kind, **self.description, **image, "freeze_bn": self.freeze_bn}
 
     def save(self, out: Path, model: nn.Module, run: dict[str, Any]) -> None:
-        """The image tower as a timm network of its own, everything else in `joint.safetensors`, a tokenizer in `tokenizer.<modality>.json`."""
+        """The image tower as a timm network of its own, the rest in `joint.safetensors`, vocabularies in `tokenizer.<modality>.json`."""
         joint = unwrap_model(model)
         assert isinstance(joint, JointEmbedding) and self.preprocess is not None
         image = "towers.image."

@@ -31,7 +31,9 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def write(folder: Path, step: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], optimizer: dict[str, Any], state: dict[str, Any]) -> Path:
+def write(
+    folder: Path, step: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], optimizer: dict[str, Any], state: dict[str, Any]
+) -> Path:
     """Write the checkpoint of a step.
 
     Args:

@@ -38,8 +38,8 @@ from .task import Task
 _FILES = ("config.json", "model.safetensors", "metrics.jsonl", "joint.safetensors")
 
 
-class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM came, the step was finished and saved. `signal` says which."""
+class Stopped(Exception):
+    """Ctrl-C or SIGTERM came; the step was finished and the run saved. `signal` says which it was."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -139,7 +139,7 @@ def evaluate(
     """
     _check_columns(task, split, "eval")
     engine = engine or Engine()
-    model = model or task.get_eval_model()
+    model = model or task.trainable_module
     task.to(engine.device)
     was_training = model.training
     model.eval()
@@ -197,7 +197,9 @@ class _Run:
         return lines
 
 
-def fit(task: Task, train: Split, eval: Split | None = None, config: TrainConfig | None = None, *, about: dict[str, Any] | None = None) -> dict[str, Any]:
+def fit(
+    task: Task, train: Split, eval: Split | None = None, config: TrainConfig | None = None, *, about: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Train a task.
 
     Args:
@@ -275,7 +277,9 @@ def fit(task: Task, train: Split, eval: Split | None = None, config: TrainConfig
 
     def stopped(step: int, caught: list[int]) -> Stopped:
         number = caught[0] if caught else signal.SIGTERM  # another process was asked
-        where = f"saved at step {step} of {plan.steps} in {out}; --resume goes on from there" if out else "nothing is saved: no out was given"
+        where = (
+            f"saved at step {step} of {plan.steps} in {out}; --resume goes on from there" if out else "nothing is saved: no out was given"
+        )
         return Stopped(f"stopped by {signal.Signals(number).name}: {where}", number)
 
     if start >= plan.steps and history:
@@ -303,7 +307,8 @@ def fit(task: Task, train: Split, eval: Split | None = None, config: TrainConfig
                     loss = task.training_step(micro, engine).item()
                     if engine.any(not math.isfinite(loss)):
                         indices = np.concatenate([batch["index"].cpu().numpy() for batch in micro])
-                        raise FloatingPointError(f"the loss of step {step} is {loss}; its rows: {indices.tolist()}; try a lower --lr or --clip-grad 1")
+                        hint = "try a lower learning rate, or clip the gradient"
+                        raise FloatingPointError(f"the loss of step {step} is {loss}; its rows are {indices.tolist()}; {hint}")
                     if config.clip_grad is not None:
                         engine.clip(task.trainable_module, config.clip_grad)
                     optimizer.step()
@@ -323,7 +328,8 @@ def fit(task: Task, train: Split, eval: Split | None = None, config: TrainConfig
             if eval is not None and engine.is_main:
                 averaged = config.ema is not None
                 metrics |= evaluate(task, eval, model=model(averaged), engine=engine, workers=workers, what="evaluate")
-            metrics |= {"seconds": time.monotonic() - epoch_began, "rows_per_second": len(steps) * plan.rows_per_step / max(train_seconds, 1e-9)}
+            metrics["seconds"] = time.monotonic() - epoch_began
+            metrics["rows_per_second"] = len(steps) * plan.rows_per_step / max(train_seconds, 1e-9)
             sums = [0.0, 0.0]
             run.log(metrics)
             save_model()
@@ -341,5 +347,7 @@ def fit(task: Task, train: Split, eval: Split | None = None, config: TrainConfig
 def _say(metrics: dict[str, Any], epochs: int, left: float, metric: str) -> None:
     measured = f"  {metric} {metrics[metric]:.1f} %" if metric in metrics else ""
     ending = f"  left {_clock(left)}" if left else ""
-    line = f"epoch {metrics['epoch']}/{epochs}  loss {metrics['loss']:.3f}{measured}  {metrics['rows_per_second']:.0f} rows/s  {_clock(metrics['seconds'])}{ending}"
-    console.print(line, highlight=False)
+    speed = f"{metrics['rows_per_second']:.0f} rows/s  {_clock(metrics['seconds'])}"
+    console.print(
+        f"epoch {metrics['epoch']}/{epochs}  loss {metrics['loss']:.3f}{measured}  {speed}{ending}", highlight=False, soft_wrap=True
+    )

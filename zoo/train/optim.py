@@ -30,11 +30,12 @@ def create_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Opti
     Raises:
         ValueError: no such optimizer, or nothing to train.
     """
-    known = list_optimizers()
+    known = [str(name) for name in list_optimizers()]
     if config.opt not in known:
         raise ValueError(f"unknown optimizer {config.opt!r}; {nearest(config.opt, known)}")
     spared = undecayed(module)
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             (plain if parameter.ndim <= 1 or name in spared else decayed).append(parameter)

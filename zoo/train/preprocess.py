@@ -1,6 +1,6 @@
 """Pictures to tensors, for training and for evaluation, by timm's transforms and the numbers that the model was made for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,7 +45,8 @@ class Preprocess:
     def of(cls, model: nn.Module, *, img_size: int | None = None, augment: str = "crop") -> "Preprocess":
         """What this model's weights were made for, at another size if one is given."""
         config = timm.data.resolve_model_data_config(model)
-        channels, *size = config["input_size"]
+        channels, *size = config["input_size"]  # as the weights were trained; the network may have been given another stem
+        channels = getattr(model, "in_chans", channels)
         if img_size is not None:
             if img_size < 8:
                 raise ValueError(f"img_size: expected at least 8 pixels, got {img_size}")
@@ -53,8 +54,8 @@ class Preprocess:
         whole = augment == "shift"  # drawn or cropped already: nothing to cut off
         return cls(
             input_size=(channels, *size),
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
+            mean=_of_channels(config["mean"], channels),
+            std=_of_channels(config["std"], channels),
             interpolation="bilinear" if whole else config["interpolation"],
             crop_pct=1.0 if whole else config["crop_pct"],
             crop_mode="squash" if whole else config["crop_mode"],
@@ -82,11 +83,18 @@ class Preprocess:
                 ]
             )
         else:
-            strong = {"auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.25, "re_mode": "pixel"} if self.augment == "rand" else {}
+            strong: dict[str, Any] = (
+                {"auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.25, "re_mode": "pixel"} if self.augment == "rand" else {}
+            )
             colour = 0.4 if mode == "RGB" and not strong else None
-            shape = {"input_size": self.input_size, "mean": self.mean, "std": self.std, "interpolation": self.interpolation}
+            shape: dict[str, Any] = {"input_size": self.input_size, "mean": self.mean, "std": self.std, "interpolation": self.interpolation}
             steps = timm.data.create_transform(**shape, is_training=True, scale=(0.35, 1.0), color_jitter=colour, **strong)
         return _Convert(mode, steps)
+
+
+def _of_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """The three numbers of RGB, or their mean for grey: normalising one channel by three would make it three."""
+    return tuple(values) if channels == len(values) else (sum(values) / len(values),)
 
 
 class _Convert:

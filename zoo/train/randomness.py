@@ -1,6 +1,7 @@
-"""Everything random is a function of where it happens: a row's augmentation of (seed, epoch, index), a step's dropout of (seed, step, rank).
+"""Everything random is a function of where it happens.
 
-So nothing random has to be saved, and neither a restart nor the number of workers changes a result.
+A row's augmentation is one of (seed, epoch, index), a step's dropout one of (seed, step, rank). So nothing random has to be saved, and
+neither a restart nor the number of workers changes a result.
 """
 
 import random

@@ -1,0 +1,110 @@
+import pytest
+import torch
+
+import zoo
+from zoo.train.engine import Engine
+from zoo.train.randomness import seed_everything
+
+
+def make(data, model="effnet_cbam_test", **how):
+    torch.manual_seed(0)
+    return zoo.create_task({"image": model, "text": "bag"}, data, head="mlp", embed_dim=16, **how)
+
+
+def batch_of(task, split, indices):
+    prepare = task.prepare(False)
+    return task.collate([{**prepare(split[i]), "id": i % 2, "index": i} for i in indices])
+
+
+def gradients(task, batches):
+    task.zero_grad()
+    seed_everything(3)
+    loss = task.training_step(batches, Engine("cpu"))
+    return loss.item(), {name: p.grad.clone() for name, p in task.joint.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(data, loss):
+    task = make(data, freeze_bn=True, loss=loss, drop_path=0.0)
+    task.train()
+    whole = [batch_of(task, data.train, range(12))]
+    parts = [batch_of(task, data.train, range(0, 5)), batch_of(task, data.train, range(5, 10)), batch_of(task, data.train, range(10, 12))]
+    one, two = gradients(task, whole), gradients(task, parts)
+    assert one[0] == pytest.approx(two[0], rel=1e-5)
+    assert one[1].keys() == two[1].keys() and "logit_scale" in one[1]
+    for name, gradient in one[1].items():
+        assert torch.allclose(gradient, two[1][name], atol=2e-5 * max(1, gradient.abs().max().item())), name
+    summed = {}
+    for part in parts:  # what a loop that adds up the losses of micro-batches would follow
+        for name, gradient in gradients(task, [part])[1].items():
+            summed[name] = summed.get(name, 0) + gradient / 3
+    flat = [torch.cat([each[name].flatten() for name in one[1]]) for each in (one[1], summed)]
+    assert (flat[0] - flat[1]).norm() > 0.1 * flat[0].norm()
+
+
+def test_the_second_pass_drops_what_the_first_one_dropped(data):
+    task = make(data, freeze_bn=True, drop_path=0.5)
+    task.train()
+    parts = [batch_of(task, data.train, range(0, 6)), batch_of(task, data.train, range(6, 12))]
+    seed_everything(3)
+    first = [task.embed(part)["image"].detach() for part in parts]
+    seen = []
+    embed = task.embed
+    task.embed = lambda batch, model=None: seen.append(embed(batch, model)) or seen[-1]
+    gradients(task, parts)
+    assert all(torch.equal(seen[i]["image"].detach(), seen[i + 2]["image"].detach()) for i in (0, 1))
+    assert torch.equal(seen[0]["image"], first[0])
+
+
+def test_moving_batch_norm_with_micro_batches_is_refused(data, tmp_path):
+    with pytest.raises(ValueError, match="accumulate=2: the batch norms .* freeze them"):
+        zoo.fit(make(data), data.train, data.eval, zoo.TrainConfig(epochs=1, accumulate=2, batch_size=8, out=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_without_a_modality_are_left_out_of_its_pair(data):
+    task = make(data, drop_path=0.0)
+    task.eval()
+    prepare = task.prepare(False)
+    rows = [{**prepare(data.train[i]), "id": i, "index": i} for i in range(5)]
+    expected = task.batch_loss(task.collate([rows[0], rows[2], rows[4]]))
+    del rows[1]["text"], rows[3]["image"]
+    assert task.batch_loss(task.collate(rows)).item() == pytest.approx(expected.item(), rel=1e-5)
+    for row in rows:
+        row.pop("text", None)
+    nothing = task.batch_loss(task.collate(rows))
+    assert nothing.item() == 0
+    nothing.backward()
+
+
+def test_a_joint_embedding_learns_and_comes_back(data, tmp_path):
+    task = make(data)
+    config = zoo.TrainConfig(epochs=10, batch_size=8, out=str(tmp_path))
+    two = zoo.datasets.Split(data.eval.size, data.eval.read, data.eval.columns, ids=[i % 2 for i in range(16)])
+    metrics = zoo.fit(task, data.train, two, config, about={"data": "two kinds"})
+    assert metrics["image->text"]["R@1"] > 90 and metrics["image->text"]["chance"]["R@1"] == pytest.approx(50)
+    run = zoo.load_run(tmp_path)
+    again = zoo.evaluate(run.task, two)
+    assert again["image->text"] == metrics["image->text"] and again["text->image"] == metrics["text->image"]
+    for one, other in zip(task.joint.state_dict().items(), run.task.joint.state_dict().items(), strict=True):
+        assert one[0] == other[0] and torch.equal(one[1], other[1])
+    import timm
+
+    tower = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    for key, tensor in tower.state_dict().items():
+        assert torch.equal(tensor, task.joint.towers["image"].state_dict()[key])
+    (tmp_path / "tokenizer.text.json").write_text(zoo.towers.Tokenizer.bytes().to_json())
+    with pytest.raises(ValueError, match="tokenizer.text.json is not the one"):
+        zoo.load_run(tmp_path)
+
+
+def test_scale_and_bias_start_where_the_loss_wants_them(data):
+    import math
+
+    task = make(data, loss="siglip")
+    task.begin(zoo.TrainConfig(batch_size=33), 1)
+    assert task.joint.logit_bias.item() == pytest.approx(math.log(1 / 32))
+    with torch.no_grad():
+        task.joint.logit_scale.fill_(50.0)
+    task.after_step()
+    assert task.joint.logit_scale.item() == pytest.approx(math.log(100))

@@ -1,0 +1,214 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import zoo
+from zoo.train import Stopped, checkpoint
+
+MODEL = "effnet_cbam_test"
+
+
+def fit(data, out, model=MODEL, **how):
+    torch.manual_seed(0)
+    task = zoo.create_task(model, data)
+    config = zoo.TrainConfig(**{"epochs": 2, "batch_size": 16, "out": str(out), **how})
+    return task, zoo.fit(task, data.train, data.eval, config, about={"data": data.name})
+
+
+def lines(out):
+    return [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(out):
+    return hashlib.sha256((Path(out) / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_a_run_is_a_timm_model_and_a_task_again(data, tmp_path):
+    task, metrics = fit(data, tmp_path, epochs=12, batch_size=8)
+    assert metrics["top1"] > 90
+    assert [line["epoch"] for line in lines(tmp_path)] == list(range(1, 13)) and lines(tmp_path)[-1] == metrics
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architecture"] == MODEL and config["label_names"] == ["dark", "bright"]
+    assert config["zoo"]["data"] == "two kinds" and config["zoo"]["lr"] == 1e-3 and config["zoo"]["batch_size"] == 8
+    network = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert all(torch.equal(tensor, task.trainable_module.state_dict()[key]) for key, tensor in network.state_dict().items())
+    assert network.pretrained_cfg["input_size"] == (3, 32, 32) and network.num_classes == 2
+    run = zoo.load_run(tmp_path)
+    assert zoo.evaluate(run.task, data.eval)["confusion"] == metrics["confusion"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "config.json", "metrics.jsonl", "model.safetensors"]
+
+
+def test_the_same_seed_gives_the_same_weights_with_any_workers(data, tmp_path):
+    fit(data, tmp_path / "one")
+    fit(data, tmp_path / "two", workers=2, checkpoint_every=2)
+    fit(data, tmp_path / "three", seed=1)
+    assert weights(tmp_path / "one") == weights(tmp_path / "two") != weights(tmp_path / "three")
+
+
+def test_evaluation_does_not_change_the_training(data, tmp_path):
+    fit(data, tmp_path / "with")
+    torch.manual_seed(0)
+    task = zoo.create_task(MODEL, data)
+    zoo.fit(task, data.train, None, zoo.TrainConfig(epochs=2, batch_size=16, out=str(tmp_path / "without")))
+    assert weights(tmp_path / "with") == weights(tmp_path / "without")
+
+
+class StopAfter:
+    """Raises a signal in this process when so many rows were read."""
+
+    def __init__(self, read, rows, number):
+        self.read, self.left, self.number = read, rows, number
+
+    def __call__(self, index):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+        return self.read(index)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("rows", [20, 40, 60])
+def test_a_stopped_run_goes_on_exactly(data, tmp_path, number, rows):
+    how = dict(ema=0.9, accumulate=2, batch_size=8, clip_grad=1.0, opt="adamw")
+    _, whole = fit(data, tmp_path / "whole", **how)
+    torch.manual_seed(0)
+    task = zoo.create_task(MODEL, data)
+    train = zoo.datasets.Split(48, StopAfter(data.train.read, rows, number), data.train.columns)
+    config = zoo.TrainConfig(epochs=2, out=str(tmp_path / "cut"), **how)
+    with pytest.raises(Stopped, match=r"saved at step \d of 6 .*--resume") as stopped:
+        zoo.fit(task, train, data.eval, config)
+    assert stopped.value.signal == number and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    _, rest = fit(data, tmp_path / "cut", resume=True, **how)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    same = ("epoch", "step", "loss", "top1", "lr")
+    assert [[line[key] for key in same] for line in lines(tmp_path / "cut")] == [[line[key] for key in same] for line in lines(tmp_path / "whole")]
+    states = [checkpoint.read(checkpoint.checkpoints(tmp_path / run / "checkpoints")[-1]) for run in ("whole", "cut")]
+    for one, two in zip(*(sorted(tensors["ema"].items()) for tensors, _, _ in states), strict=True):
+        assert torch.equal(one[1], two[1])
+
+
+KILLED = """
+import os, sys, torch, zoo
+sys.path.insert(0, {here!r})
+from conftest import read, read_eval
+from zoo.datasets import Data, Split
+
+def deadly(index, left=[{rows}]):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), 9)
+    return read(index)
+
+columns = ("image", "label", "text")
+data = Data("two kinds", Split(48, deadly, columns), Split(16, read_eval, columns), classes=("dark", "bright"), img_size=32, augment="shift")
+torch.manual_seed(0)
+config = zoo.TrainConfig(epochs=2, batch_size=8, out={out!r}, checkpoint_every=2, resume={resume})
+zoo.fit(zoo.create_task("effnet_cbam_test", data, drop_path=0.2), data.train, data.eval, config)
+"""
+
+
+def test_kill_minus_nine_and_resume_end_with_the_same_weights(data, tmp_path):
+    def start(out, rows, resume):
+        code = KILLED.format(here=str(Path(__file__).parent), rows=rows, out=str(tmp_path / out), resume=resume)
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert start("whole", 10**6, False).returncode == 0
+    assert start("cut", 35, False).returncode == -9
+    assert start("cut", 30, True).returncode == -9
+    last = start("cut", 10**6, True)
+    assert last.returncode == 0, last.stderr
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert [line["step"] for line in lines(tmp_path / "cut")] == [6, 12]
+
+
+def test_a_run_is_neither_overwritten_nor_resumed_by_mistake(data, tmp_path):
+    fit(data, tmp_path)
+    before = weights(tmp_path)
+    with pytest.raises(ValueError, match="already holds a run; resume it .--resume., replace it .--overwrite."):
+        fit(data, tmp_path)
+    with pytest.raises(ValueError, match="other settings: lr was 0.001 and is 0.01"):
+        fit(data, tmp_path, resume=True, lr=0.01)
+    with pytest.raises(ValueError, match="model was 'effnet_cbam_test' and is 'effnet_se_test'"):
+        fit(data, tmp_path, resume=True, model="effnet_se_test")
+    assert weights(tmp_path) == before
+    assert fit(data, tmp_path, resume=True)[1]["step"] == 6  # finished already: says so, changes nothing
+    assert weights(tmp_path) == before
+    (tmp_path / "notes.txt").write_text("mine")
+    fit(data, tmp_path, overwrite=True, lr=0.01)
+    assert weights(tmp_path) != before and (tmp_path / "notes.txt").read_text() == "mine"
+    with pytest.raises(ValueError, match="holds no run"):
+        fit(data, tmp_path / "nothing", resume=True)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="is a file; expected a directory"):
+        fit(data, tmp_path / "file")
+
+
+def test_a_mistake_leaves_the_old_run_alone(data, tmp_path):
+    fit(data, tmp_path)
+    before = weights(tmp_path)
+    with pytest.raises(ValueError, match="unknown optimizer"):
+        fit(data, tmp_path, overwrite=True, opt="nope")
+    assert weights(tmp_path) == before
+
+
+def test_a_loss_that_is_no_number_stops_before_the_step(data, tmp_path):
+    torch.manual_seed(0)
+    task = zoo.create_task(MODEL, data)
+    task.batch_loss = lambda batch: task(batch["image"], batch["label"])["loss"] * float("nan")
+    before = {key: tensor.clone() for key, tensor in task.trainable_module.named_parameters()}
+    with pytest.raises(FloatingPointError, match="the loss of step 0 is nan; its rows are"):
+        zoo.fit(task, data.train, data.eval, zoo.TrainConfig(epochs=1, out=str(tmp_path)))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in task.trainable_module.named_parameters())
+    assert not checkpoint.checkpoints(tmp_path / "checkpoints")
+
+
+def test_precision_and_columns(data, tmp_path):
+    _, metrics = fit(data, tmp_path / "bf16", precision="bf16", epochs=1)
+    assert metrics["loss"] > 0
+    _, metrics = fit(data, tmp_path / "fp32", epochs=1)  # another precision in the same process
+    assert metrics["loss"] > 0
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="fp16 needs a GPU"):
+            fit(data, tmp_path / "fp16", precision="fp16")
+        with pytest.raises(ValueError, match="no CUDA device"):
+            fit(data, tmp_path / "cuda", device="cuda")
+    with pytest.raises(ValueError, match="the train rows have text; this task also needs image, label"):
+        zoo.fit(zoo.create_task(MODEL, data), zoo.datasets.Split(4, data.train.read, ("text",)))
+    with pytest.raises(ValueError, match="the eval split has no rows"):
+        zoo.fit(zoo.create_task(MODEL, data), data.train, data.eval.take([]))
+
+
+def test_an_epoch_is_a_line_where_there_is_no_terminal(data, capsys):
+    torch.manual_seed(0)
+    zoo.fit(zoo.create_task(MODEL, data), data.train, data.eval, zoo.TrainConfig(epochs=2, batch_size=16))
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 2 and printed[0].startswith("epoch 1/2  loss ") and "left" in printed[0] and "top1" in printed[1]
+
+
+def test_nothing_is_lost_when_ctrl_c_comes_in_the_last_step_of_an_epoch(data, tmp_path):
+    torch.manual_seed(0)
+    task = zoo.create_task(MODEL, data)
+    after_step, count = task.after_step, [0]
+
+    def stop_in_step_three():
+        after_step()
+        count[0] += 1
+        if count[0] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    task.after_step = stop_in_step_three
+    with pytest.raises(Stopped, match="saved at step 3 of 6"):
+        zoo.fit(task, data.train, data.eval, zoo.TrainConfig(epochs=2, batch_size=16, out=str(tmp_path)))
+    assert [line["epoch"] for line in lines(tmp_path)] == [1]
+    fit(data, tmp_path, resume=True)
+    assert [line["epoch"] for line in lines(tmp_path)] == [1, 2]

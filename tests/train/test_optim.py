@@ -1,0 +1,67 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from zoo import TrainConfig
+from zoo.train.optim import Schedule, create_optimizer, undecayed
+
+
+class Part(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1, 4, 1, 1))
+        self.linear = nn.Linear(4, 4)
+        self.norm = nn.BatchNorm2d(4)
+
+    def no_weight_decay(self):
+        return {"scale"}
+
+
+def rates(steps=100, **how):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = Schedule(optimizer, TrainConfig(lr=1.0, **how), steps)
+    found = []
+    for step in range(steps):
+        schedule.set(step)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+def test_cosine_rises_then_falls_to_nothing():
+    found = rates()
+    assert found[0] == pytest.approx(0.04) and max(found) == pytest.approx(1.0, abs=0.01)
+    assert found.index(max(found)) == 20 and found == found[:1] + sorted(found[1:21]) + sorted(found[21:], reverse=True)
+    for step in (20, 47, 80, 99):
+        assert found[step] == pytest.approx(0.001 + 0.999 * (1 + math.cos(math.pi * (step - 20) / 80)) / 2, abs=1e-6)
+
+
+def test_the_rate_is_a_function_of_the_step_alone():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    Schedule(optimizer, TrainConfig(lr=1.0), 100).set(63)
+    assert optimizer.param_groups[0]["lr"] == rates()[63]
+
+
+@pytest.mark.parametrize("sched", ["cosine", "tanh", "step", "constant"])
+def test_every_schedule_stays_in_range(sched):
+    assert all(0 < rate <= 1 for rate in rates(sched=sched))
+
+
+def test_decay_spares_biases_norms_and_what_asks_for_it():
+    holder = nn.Sequential(Part())
+    assert undecayed(holder) == {"0.scale"}
+    optimizer = create_optimizer(holder, TrainConfig(weight_decay=0.5))
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == {id(holder[0].linear.weight)}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(holder.parameters()))
+
+
+def test_unknown_names_get_the_nearest():
+    with pytest.raises(ValueError, match="unknown optimizer 'adamww'; did you mean 'adamw'"):
+        create_optimizer(nn.Linear(1, 1), TrainConfig(opt="adamww"))
+    with pytest.raises(ValueError, match="unknown schedule 'cos'"):
+        rates(sched="cos")
+    frozen = nn.Linear(1, 1).requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing to train"):
+        create_optimizer(frozen, TrainConfig())
