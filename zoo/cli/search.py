@@ -18,7 +18,7 @@ from .app import Debug, Json, app, console, print_table
 
 def embed_split(task: Align, split: Split, engine: Engine, *, batch_size: int = 256, workers: int = 0) -> tuple[dict, dict]:
     """Embeddings of every row of a split and the rows they belong to, both by modality."""
-    task.to(engine.device)
+    engine.place(task)
     task.eval()
     plan = InOrder(len(split), batch_size)
     loader = load(PreparedRows(split, task.prepare(False), 0), plan, task.collate, workers=workers, pin=False)

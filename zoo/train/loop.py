@@ -140,7 +140,7 @@ def evaluate(
     _check_columns(task, split, "eval")
     engine = engine or Engine()
     model = model or task.trainable_module
-    task.to(engine.device)
+    engine.place(task)
     was_training = model.training
     model.eval()
     plan = InOrder(len(split), batch_size or 2 * task.default_batch_size)
@@ -230,7 +230,7 @@ def fit(
     run = _Run(out, engine.is_main)
     workers = config.workers if config.workers is not None else 0 if engine.device.type == "cpu" else 4
 
-    task.to(engine.device)
+    engine.place(task)
     start, sums, history = 0, [0.0, 0.0], []
     saved = checkpoint.checkpoints(out / "checkpoints") if config.resume and out else []
     if config.resume and not saved:
