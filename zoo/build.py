@@ -44,14 +44,17 @@ def open_data(data: str | Path | Data) -> Data:
     """
     if isinstance(data, Data):
         return data
+    if not str(data):
+        raise ValueError(f"data: expected a name ({', '.join(sorted(DATASETS))}), a folder or a manifest, got ''")
     name, _, options = str(data).partition(":")
     if name in DATASETS:
         given = dict(each.partition("=")[::2] for each in options.split(",") if each)
+        if wrong := [f"{key}={value}" for key, value in given.items() if not value.removeprefix("-").isdecimal()]:
+            raise ValueError(f"data {str(data)!r}: {wrong[0]} is no number; expected options such as glyphs:characters=200")
         try:
-            opened = DATASETS[name](**{key: int(value) for key, value in given.items()})
+            return DATASETS[name](**{key: int(value) for key, value in given.items()})
         except (TypeError, ValueError) as error:
             raise ValueError(f"data {str(data)!r}: {error}; expected options such as glyphs:characters=200") from error
-        return opened
     path = Path(data)
     if path.suffix.lower() in _MANIFESTS:
         return read_manifest(path)
@@ -187,8 +190,10 @@ def create_task(
         ValueError: model and data do not fit.
     """
     data = open_data(data)
-    size = img_size or data.img_size
+    size = data.img_size if img_size is None else img_size
     augment = augment or data.augment
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"drop_path: expected a share in [0, 1), got {drop_path}")
     image_options = _image_options(pretrained, model_options, drop_path)
     if isinstance(model, Mapping):
         if "image" not in model:

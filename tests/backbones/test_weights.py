@@ -209,7 +209,7 @@ def test_real_weights(log, num_classes):
     model = timm.create_model(name, pretrained=True, num_classes=num_classes, pretrained_cfg_overlay={"file": str(REAL)}).eval()
     state = safetensors.torch.load_file(REAL)
     assert same(model, state) and set(state) == set(backbone(model.state_dict()))
-    assert log() == [f"effnet_cbam_lite0: kept {len(state)} backbone tensors and 0 gates of {REAL}; new: 16 gates"]
+    assert log() == [f"effnet_cbam_lite0: kept {len(state)} backbone tensors and 0 gates of {REAL}; new: 16 gates{', the classifier' if num_classes else ''}"]
     timms = timm.create_model("tf_efficientnet_lite0", num_classes=0)
     timms.load_state_dict(state, strict=True)
     timms.eval()
@@ -310,6 +310,17 @@ def test_swap_on_loading_a_directory(tmp_path, log):
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, attn_stages={4: "eca"})
     assert same(again, backbone(model.state_dict())) and [n for _, n, _ in attention_slots(again)] == ["se", "eca"]
     assert "new: 1 gates, 1 gates of the file left out" in log()[0]
+
+
+def test_a_directory_that_lost_the_gates_of_a_stage_is_refused(tmp_path):
+    """As the base of another attention such a file would do; as the network itself it is damaged."""
+    save_model(stirred("effnet_cbam_test", {"num_classes": 4}), tmp_path)
+    file = tmp_path / "model.safetensors"
+    state = safetensors.torch.load_file(file)
+    safetensors.torch.save_file({key: tensor for key, tensor in state.items() if not key.startswith("blocks.1.0.se.")}, file)
+    for how in ({}, {"num_classes": 7}):
+        with pytest.raises(RuntimeError, match="lacks blocks.1.0.se.channel.fc1.bias"):
+            timm.create_model(f"local-dir:{tmp_path}", pretrained=True, **how)
 
 
 def test_what_the_config_says(tmp_path):

@@ -25,4 +25,6 @@ def read_eval(index: int) -> dict:
 @pytest.fixture
 def data() -> Data:
     columns = ("image", "label", "text")
-    return Data("two kinds", Split(48, read, columns), Split(16, read_eval, columns), classes=("dark", "bright"), img_size=32, augment="shift")
+    return Data(
+        "two kinds", Split(48, read, columns), Split(16, read_eval, columns), classes=("dark", "bright"), img_size=32, augment="shift"
+    )

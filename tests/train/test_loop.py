@@ -90,7 +90,9 @@ def test_a_stopped_run_goes_on_exactly(data, tmp_path, number, rows):
     _, rest = fit(data, tmp_path / "cut", resume=True, **how)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
     same = ("epoch", "step", "loss", "top1", "lr")
-    assert [[line[key] for key in same] for line in lines(tmp_path / "cut")] == [[line[key] for key in same] for line in lines(tmp_path / "whole")]
+    assert [[line[key] for key in same] for line in lines(tmp_path / "cut")] == [
+        [line[key] for key in same] for line in lines(tmp_path / "whole")
+    ]
     states = [checkpoint.read(checkpoint.checkpoints(tmp_path / run / "checkpoints")[-1]) for run in ("whole", "cut")]
     for one, two in zip(*(sorted(tensors["ema"].items()) for tensors, _, _ in states), strict=True):
         assert torch.equal(one[1], two[1])

@@ -119,6 +119,8 @@ def create(attention: str, variant: str, pretrained: bool = False, **kwargs: Any
     features = kwargs.pop("features_only", False)
     wrapped = features and ("feature_cls" in kwargs or "feature_cfg" in kwargs)  # timm wraps the network; else it is its own class
     network = functools.partial(_gated, base, attention, row)
+    saved = kwargs.get("pretrained_model_args", {})  # of a directory that timm reads, which may be asked for with other gates
+    own = cfg.source == "local-dir" and all(kwargs.get(key) == saved.get(key) for key in ("attn_stages", "attn_kwargs", "attn_all"))
     source = "the given weights" if cfg.state_dict else cfg.file or cfg.hf_hub_id or cfg.url
     model: Any = build_model_with_cfg(
         functools.partial(network, features_only=True) if features and not wrapped else network,
@@ -126,7 +128,7 @@ def create(attention: str, variant: str, pretrained: bool = False, **kwargs: Any
         pretrained,
         pretrained_cfg=cfg.to_dict(),
         features_only=wrapped,
-        pretrained_filter_fn=functools.partial(keep_backbone, name=name, source=str(source)),
+        pretrained_filter_fn=functools.partial(keep_backbone, name=name, source=str(source), own=own),
         **kwargs,
     )
     if features and not wrapped:

@@ -40,13 +40,14 @@ def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
     return {key: tensor.shape for key, tensor in tensors.items()}
 
 
-def keep_backbone(state: Tensors, model: nn.Module, *, name: str, source: str) -> Tensors:
+def keep_backbone(state: Tensors, model: nn.Module, *, name: str, source: str, own: bool = False) -> Tensors:
     """The state dict to load strictly: the file's backbone, the file's gates where they fit, the model's own fresh gates elsewhere.
 
     Args:
         state: what the file holds.
         model: the network that is about to load it.
         name, source: of the network and the file, for messages.
+        own: the file was saved from this very network: all of its gates must be there.
 
     Raises:
         RuntimeError: the file lacks a backbone tensor, holds one too many or of another shape, or a damaged copy of this network's gates.
@@ -57,8 +58,8 @@ def keep_backbone(state: Tensors, model: nn.Module, *, name: str, source: str) -
     gated_stages = {_stage(slot) for slot in fits}
     for slot in sorted(ours.keys() - fits):  # half a gate, or a hole in a stage that has gates, is damage and not another attention
         found, needed = _shapes(theirs.get(slot, {})), _shapes(ours[slot])
-        if (found and found.items() < needed.items()) or (not found and _stage(slot) in gated_stages):
-            lacks = ", ".join(f"{slot}.{key}" for key in sorted(needed.keys() - found.keys()))
+        if own or (found and found.items() < needed.items()) or (not found and _stage(slot) in gated_stages):
+            lacks = ", ".join(f"{slot}.{key}" for key in sorted(needed) if needed[key] != found.get(key))
             raise RuntimeError(f"{source} cannot be {name}: it lacks {lacks}")
 
     gate_keys = {f"{slot}.{key}" for slots in (ours, theirs) for slot, tensors in slots.items() for key in tensors}
@@ -84,10 +85,13 @@ def keep_backbone(state: Tensors, model: nn.Module, *, name: str, source: str) -
         result.pop("classifier.bias", None)
 
     fresh = len(ours) - len(fits)
-    if fresh or len(theirs) > len(fits):
+    head = wanted.get("classifier.weight")
+    new_head = ", the classifier" if head is not None and (state.get("classifier.weight", head[:0]).shape != head.shape) else ""
+    if fresh or new_head or len(theirs) > len(fits):
         left = f", {len(theirs) - len(fits)} gates of the file left out" if len(theirs) > len(fits) else ""
         _logger.warning(
-            "%s: kept %d backbone tensors and %d gates of %s; new: %d gates%s", name, len(backbone), len(fits), source, fresh, left
+            "%s: kept %d backbone tensors and %d gates of %s; new: %d gates%s%s",
+            *(name, len(backbone), len(fits), source, fresh, new_head, left),
         )
     return result
 

@@ -16,8 +16,8 @@ from .app import Debug, Json, app, print_table
 @app.command("show")
 def show(
     name: Annotated[str, typer.Argument(help="A timm model, such as effnet_cbam_b0, or a run directory.")],
-    img_size: Annotated[int | None, typer.Option(help="Picture size; the network's own by default.")] = None,
-    depth: Annotated[int, typer.Option(help="How deep to look into the network.")] = 3,
+    img_size: Annotated[int | None, typer.Option(min=1, help="Picture size; the network's own by default.")] = None,
+    depth: Annotated[int, typer.Option(min=1, help="How deep to look into the network.")] = 3,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

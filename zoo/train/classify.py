@@ -1,5 +1,6 @@
 """Classification: pictures to classes, cross-entropy with label smoothing, optionally mixup and cutmix, all timm's."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,9 @@ class Classify(Task):
             raise ValueError(f"num_classes: the model has {model.num_classes}, the data has {len(classes)} ({', '.join(classes[:5])}, ...)")
         if not 0 <= smoothing < 1:
             raise ValueError(f"smoothing: expected a number in [0, 1), got {smoothing}")
+        for key, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+            if not 0 <= alpha < math.inf:
+                raise ValueError(f"{key}: expected an alpha of 0 or more, got {alpha}")
         self.name, self.preprocess, self.classes = name, preprocess, tuple(classes)
         self.smoothing, self.mixup, self.cutmix = smoothing, mixup, cutmix
         mixes = mixup > 0 or cutmix > 0

@@ -3,6 +3,7 @@
 The defaults are made for small data from scratch: every gate learns with them at the first try (tests/train/test_recipe.py).
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -55,13 +56,15 @@ class TrainConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        if self.out == "":
+            raise ValueError("out: expected a directory, got ''; None keeps nothing")
         for name in ("epochs", "accumulate", "batch_size", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
         for name in ("lr", "clip_grad"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}: expected a number above 0, got {value!r}")
         if self.seed < 0:
             raise ValueError(f"seed: expected 0 or more, got {self.seed}")
