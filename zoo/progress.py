@@ -23,7 +23,11 @@ def progress(total: int, what: str) -> Iterator[Callable[[str], None]]:
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         line = bar.add_task(what, total=total, note="")
-        yield lambda note="": bar.update(line, advance=1, note=note)
+
+        def advance(note: str) -> None:
+            bar.update(line, advance=1, note=note)
+
+        yield advance
 
 
 def tracked(items: Iterable[T], total: int, what: str) -> Iterator[T]:

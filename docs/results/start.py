@@ -18,7 +18,11 @@ import zoo
 from zoo.train.randomness import seed_everything
 
 OURS = {f"effnet_{gate}_b0": {} for gate in ("none", "se", "eca", "cbam")}
-TIMMS = {"efficientnet_b0": {}, "efficientnet_b0, se_layer=eca": {"se_layer": "eca"}, "efficientnet_b0, se_layer=cbam": {"se_layer": "cbam"}}
+TIMMS = {
+    "efficientnet_b0": {},
+    "efficientnet_b0, se_layer=eca": {"se_layer": "eca"},
+    "efficientnet_b0, se_layer=cbam": {"se_layer": "cbam"},
+}
 
 
 def accuracy(name: str, options: dict, seed: int) -> float:
@@ -32,9 +36,9 @@ def main(seeds: int = 3) -> None:
     lines = [
         "# How a network starts decides whether it learns",
         "",
-        f"`python docs/results/start.py {seeds}`: EfficientNet-B0 from scratch on digits (1,437 to train, 360 to evaluate), the defaults of",
-        f"`zoo train`, seeds 0 to {seeds - 1}, top-1 in percent after the last epoch. timm's rows are timm's own networks, gates and",
-        "initialisation in the same loop. 360 pictures: one picture is 0.28 points, so differences of a point say nothing.",
+        f"`python docs/results/start.py {seeds}`: EfficientNet-B0 from scratch on digits (1,437 rows to train on, 360 to",
+        f"evaluate on), the defaults of `zoo train`, seeds 0 to {seeds - 1}, top-1 in percent after the last epoch. The last rows are",
+        "timm's own networks, gates and initialisation in the same loop. One picture is 0.28 points: a point says nothing.",
         "",
         "| network | median | each seed |",
         "|---|---|---|",

@@ -111,7 +111,8 @@ def deadly(index, left=[{rows}]):
     return read(index)
 
 columns = ("image", "label", "text")
-data = Data("two kinds", Split(48, deadly, columns), Split(16, read_eval, columns), classes=("dark", "bright"), img_size=32, augment="shift")
+splits = Split(48, deadly, columns), Split(16, read_eval, columns)
+data = Data("two kinds", *splits, classes=("dark", "bright"), img_size=32, augment="shift")
 torch.manual_seed(0)
 config = zoo.TrainConfig(epochs=2, batch_size=8, out={out!r}, checkpoint_every=2, resume={resume})
 zoo.fit(zoo.create_task("effnet_cbam_test", data, drop_path=0.2), data.train, data.eval, config)

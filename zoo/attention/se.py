@@ -36,4 +36,4 @@ class SE(SqueezeExcite):
         self.conv_expand.reset_parameters()
         if self.calm:
             nn.init.zeros_(self.conv_expand.weight)
-            nn.init.zeros_(self.conv_expand.bias)
+            nn.init.zeros_(self.conv_expand.bias)  # type: ignore[arg-type]  # timm builds it with a bias

@@ -5,6 +5,8 @@ blocks), empty in the lite and EdgeTPU networks and in the fused stages of V2. T
 get one.
 """
 
+# mypy: disable-error-code="operator, misc"
+# (a module's attributes may be anything to mypy, and TorchScript, which reads the source of `forward`, accepts no remark to it there)
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -40,7 +42,7 @@ class GatedConvBnAct(ConvBnAct):
         return x
 
 
-def blocks(model: nn.Module) -> Iterator[tuple[int, str, nn.Module]]:
+def blocks(model: Any) -> Iterator[tuple[int, str, Any]]:
     """(stage, path, block) of every block that can hold a gate, in order; the stage is the 0-based index into `model.blocks`."""
     for stage, stack in enumerate(model.blocks):
         for index, block in enumerate(stack):
@@ -48,7 +50,7 @@ def blocks(model: nn.Module) -> Iterator[tuple[int, str, nn.Module]]:
                 yield stage, f"blocks.{stage}.{index}", block
 
 
-def _widths(block: nn.Module) -> tuple[int, int]:
+def _widths(block: Any) -> tuple[int, int]:
     """Channels of the gate and of the block's input."""
     if isinstance(block, ConvBnAct):
         return block.conv.out_channels, block.conv.in_channels
@@ -58,7 +60,7 @@ def _widths(block: nn.Module) -> tuple[int, int]:
     return block.conv_pwl.in_channels, first.in_channels
 
 
-def put_gate(block: nn.Module, gate: type[nn.Module], options: Mapping[str, Any]) -> None:
+def put_gate(block: Any, gate: type[nn.Module], options: Mapping[str, Any]) -> None:
     """Build the gate for this block and put it into its slot; EfficientNet's reduction and activation unless `options` say otherwise."""
     channels, entering = _widths(block)
     rd_ratio = block.se.rd_ratio if isinstance(getattr(block, "se", None), Slot) else _SE_RATIO * entering / channels

@@ -23,7 +23,7 @@ def _train(what: str, model: Any, data: str, config: TrainConfig) -> dict[str, A
     console.rule(what, align="left")
     opened = open_data(data)
     seed_everything(config.seed)
-    task = create_task(model, opened, head="mlp")
+    task = create_task(model, opened)
     return fit(task, opened.train, opened.eval, config, about={"data": data})
 
 
@@ -31,8 +31,8 @@ def _train(what: str, model: Any, data: str, config: TrainConfig) -> dict[str, A
 def demo(
     out: Annotated[Path, typer.Option(help="Where the runs and the picture go.")] = Path("runs/demo"),
     epochs: Annotated[int, typer.Option(help="Of the two classifiers.")] = 8,
-    glyph_epochs: Annotated[int, typer.Option(help="Of the joint embedding.")] = 5,
-    characters: Annotated[int, typer.Option(help="How many characters the joint embedding learns.")] = 200,
+    glyph_epochs: Annotated[int, typer.Option(help="Of the joint embedding.")] = 20,
+    characters: Annotated[int, typer.Option(help="How many characters the joint embedding learns.")] = 100,
     seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo.")] = False,
     debug: Debug = False,
@@ -80,7 +80,7 @@ def demo(
         f"{sum(p.numel() for p in readable.parameters()):,} parameters.\n"
         f"  {picture}   the three searches as a picture\n"
         f"  zoo eval {out / 'digits-cbam'}\n"
-        f'  zoo search {out / "glyphs"} "cyrillic capital letter zhe"\n'
+        f'  zoo search {out / "glyphs"} "greek capital letter omega"\n'
         f"  zoo train effnet_eca_b0 --data YOUR_FOLDER --out runs/mine      a folder of class folders, or a .csv\n"
         f"  zoo list 'effnet_*_b0'",
         highlight=False,

@@ -34,8 +34,8 @@ def digits() -> Data:
         ImportError: scikit-learn is not installed.
     """
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # scikit-learn has no types
-        from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
     except ImportError as error:
         raise ImportError('the dataset "digits" comes with scikit-learn: pip install "effnet-zoo[demo]"') from error
 

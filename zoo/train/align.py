@@ -76,7 +76,7 @@ class Align(Task):
     """
 
     kind = "align"
-    default_batch_size = 128
+    default_batch_size = 64
     metric = "R@1"
 
     def __init__(

@@ -18,7 +18,7 @@ class TrainConfig:
     Args:
         out: the run directory.
         epochs: passes over the training rows.
-        batch_size: rows a process and a micro-batch; None leaves it to the task (32 for a classifier, 128 for a joint embedding).
+        batch_size: rows a process and a micro-batch; None leaves it to the task (32 for a classifier, 64 for a joint embedding).
         accumulate: micro-batches in one optimizer step.
         lr: the highest learning rate, reached at the end of the warm-up.
         opt: any optimizer name of timm.

@@ -40,7 +40,7 @@ def load(rows: PreparedRows, plan: Iterable[list[Key]], collate: Callable[[list[
     own = torch.Generator().manual_seed(0)  # else the loader draws its base seed from the global generator, and with it from the run's
     return DataLoader(
         rows,
-        batch_sampler=plan,  # type: ignore[arg-type]  # any sized iterable of lists will do
+        batch_sampler=plan,
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin,

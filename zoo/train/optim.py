@@ -44,7 +44,7 @@ def create_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Opti
     groups = [group for group in groups if group["params"]]
     if not groups:
         raise ValueError("nothing to train: every parameter is frozen")
-    fused = {"fused": True} if config.opt in _FUSED else {}
+    fused: dict[str, Any] = {"fused": True} if config.opt in _FUSED else {}
     return create_optimizer_v2(groups, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, **fused)
 
 

@@ -86,9 +86,15 @@ class Preprocess:
             strong: dict[str, Any] = (
                 {"auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.25, "re_mode": "pixel"} if self.augment == "rand" else {}
             )
-            colour = 0.4 if mode == "RGB" and not strong else None
-            shape: dict[str, Any] = {"input_size": self.input_size, "mean": self.mean, "std": self.std, "interpolation": self.interpolation}
-            steps = timm.data.create_transform(**shape, is_training=True, scale=(0.35, 1.0), color_jitter=colour, **strong)
+            colour = {"color_jitter": 0.4 if mode == "RGB" and not strong else None}
+            shape: dict[str, Any] = {
+                **colour,
+                "input_size": self.input_size,
+                "mean": self.mean,
+                "std": self.std,
+                "interpolation": self.interpolation,
+            }
+            steps = timm.data.create_transform(**shape, is_training=True, scale=(0.35, 1.0), **strong)
         return _Convert(mode, steps)
 
 
