@@ -19,7 +19,7 @@ from torch import nn
 
 from registry import DATASETS, HEADS, LOSSES, TOWERS, nearest
 
-from .datasets import Data, Split, read_folder, read_manifest
+from .datasets import Data, read_folder, read_manifest
 from .joint import JointEmbedding
 from .progress import tracked
 from .towers.tokenizer import Tokenizer
@@ -27,6 +27,7 @@ from .train import Align, Classify, Preprocess, Task
 
 _MANIFESTS = (".csv", ".tsv", ".jsonl")
 _VOCABULARY = 8192
+_JOINT = ("towers", "tower_options", "tokenizers", "head", "embed_dim", "loss", "pairs", "pretrained", "drop_path", "model_options")
 
 
 class UnknownModel(ValueError):
@@ -72,11 +73,15 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
 
     Raises:
         UnknownModel: timm has no such model.
+        ValueError: timm has no such weights, or they do not fit.
     """
     bare = name.partition(".")[0]
     if ":" not in name and not timm.is_model(bare):
         raise UnknownModel(f"unknown model {bare!r}; {nearest(bare, timm.list_models())}")
-    return timm.create_model(name, **kwargs)
+    try:
+        return timm.create_model(name, **kwargs)
+    except RuntimeError as error:  # no such tag, no weights for it, or weights of another network
+        raise ValueError(str(error)) from error
 
 
 def _tokenizer(captions: Iterable[str] | None) -> Tokenizer:
@@ -148,12 +153,6 @@ def _align(joint: Any, description: Mapping[str, Any], *, img_size: int | None, 
     return Align(joint, prepare=prepare, preprocess=preprocess, description=description, freeze_bn=freeze_bn)
 
 
-def _captions(split: Split) -> list[str]:
-    """The texts of a split, read without its pictures where that is possible."""
-    texts = (split[index].get("text") for index in tracked(range(len(split)), len(split), "read captions"))
-    return [text for text in texts if text]
-
-
 def create_task(
     model: str | nn.Module | Mapping[str, str | nn.Module],
     data: str | Path | Data,
@@ -201,7 +200,9 @@ def create_task(
         missing = [modality for modality in model if modality not in data.columns]
         if missing:
             raise ValueError(f"{data.name} has {', '.join(data.columns)}; there is no {', '.join(missing)} to train a tower on")
-        captions = _captions(data.train) if "text" in model else None
+        captions = None
+        if "text" in model:
+            captions = [text for text in tracked(data.train.texts(), len(data.train), "read captions") if text]
         options = {"image": image_options} if isinstance(model["image"], str) else {}
         joint: Any = create_joint(model, head=head, embed_dim=embed_dim, loss=loss, captions=captions, options=options)
         description = {
@@ -220,6 +221,8 @@ def create_task(
     if data.classes is None:
         offer = ", ".join(f"{column}=..." for column in data.columns)
         raise ValueError(f"{data.name} has no labels to classify; train a joint embedding on it: {offer}")
+    if len(data.classes) < 2:
+        raise ValueError(f"{data.name} has one class ({data.classes[0]}); a classifier needs two or more to tell apart")
     network: Any = model
     if isinstance(model, str):
         network = create_model(model, num_classes=len(data.classes), **image_options)
@@ -281,14 +284,15 @@ def load_run(path: str | Path) -> Run:
     try:
         config = json.loads((path / "config.json").read_text())
         settings = config["zoo"]
+        kind = settings["task"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is not a run: expected a config.json written by `zoo train`") from None
     loaders = {Classify.kind: _load_classifier, Align.kind: _load_joint}
-    if settings.get("task") not in loaders:
-        raise ValueError(f"{path}: unknown task {settings.get('task')!r}; expected {' or '.join(loaders)}")
+    if kind not in loaders:
+        raise ValueError(f"{path}: unknown task {kind!r}; expected {' or '.join(loaders)}")
     try:
-        return Run(path, loaders[settings["task"]](path, config, settings), settings)
-    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
+        return Run(path, loaders[kind](path, config, settings), settings)
+    except (safetensors.SafetensorError, RuntimeError, OSError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: the run does not load: {error}") from error
 
 
@@ -300,6 +304,9 @@ def _load_classifier(path: Path, config: Mapping[str, Any], settings: Mapping[st
         preprocess=Preprocess.of(network, augment=settings["augment"]),
         classes=config["label_names"],
         smoothing=settings["smoothing"],
+        mixup=settings["mixup"],
+        cutmix=settings["cutmix"],
+        freeze_bn=settings["freeze_bn"],
         options={key: settings.get(key) for key in ("pretrained", "drop_path", "model_options")},
     )
 
@@ -312,11 +319,12 @@ def _load_joint(path: Path, config: Mapping[str, Any], settings: Mapping[str, An
             continue
         tokenizer = Tokenizer.from_json((path / f"tokenizer.{name}.json").read_text())
         if tokenizer.digest != settings["tokenizers"][name]:
-            raise ValueError(f"{path}: tokenizer.{name}.json is not the one that this run was trained with")
+            raise ValueError(f"tokenizer.{name}.json is not the one that this run was trained with")
         towers[name] = TOWERS[tower](tokenizer=tokenizer, **settings["tower_options"][name])
     heads = {name: HEADS[settings["head"]](tower.num_features, settings["embed_dim"]) for name, tower in towers.items()}
     joint = JointEmbedding(towers, heads, loss=LOSSES[settings["loss"]], pairs=[tuple(pair) for pair in settings["pairs"]])
     rest = safetensors.torch.load_file(path / "joint.safetensors")
     image = {f"towers.image.{key}": tensor for key, tensor in towers["image"].state_dict().items()}
     joint.load_state_dict({**rest, **image})
-    return _align(joint, settings, img_size=None, augment=settings["augment"], freeze_bn=settings["freeze_bn"])
+    description = {key: settings[key] for key in _JOINT}
+    return _align(joint, description, img_size=None, augment=settings["augment"], freeze_bn=settings["freeze_bn"])

@@ -1,5 +1,6 @@
 """A bar with the time left for anything a person waits for; silent where the output is not a terminal, so that a log stays a log."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -8,18 +9,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
-console = Console(stderr=True)
+# of several processes one speaks
+console = Console(stderr=True, markup=False, emoji=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Callable[[str], None]]:
     """Yields `advance(note)`: one step done; the note stands behind the bar."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         line = bar.add_task(what, total=total, note="")

@@ -40,6 +40,8 @@ def test_the_console_script_is_this_program():
         (("search", "run", "words", "-k", "many"), "Invalid value"),
         (("show", "effnet_eca_test", "--img-size", "-5"), "Invalid value"),
         (("show", "effnet_eca_test", "--depth", "0"), "Invalid value"),
+        (("eval", "run", "--batch-size", "0"), "Invalid value"),
+        (("eval", "run", "--workers", "-1"), "Invalid value"),
     ],
 )
 def test_a_usage_error_exits_2(zoo, arguments, told):

@@ -57,5 +57,5 @@ def test_what_is_asked_wrongly(mistake, joint, classifier, disk, tmp_path):
 
 
 def test_a_drawing_that_cannot_be_written(mistake, joint, disk, tmp_path):
-    assert "grid.xyz" in mistake("search", joint, "dark", "--out", tmp_path / "grid.xyz")
+    assert "Format 'xyz' is not supported" in mistake("search", joint, "dark", "--out", tmp_path / "grid.xyz")
     assert str(disk.manifest) in mistake("search", joint, "dark", "--out", disk.manifest / "grid.png")

@@ -167,6 +167,22 @@ def test_a_folder_of_one_class(train_mistake, disk, tmp_path):
     assert "expected two class folders or more" in train_mistake("effnet_eca_test", data=tmp_path / "copy")
 
 
+def test_a_manifest_of_one_class(train_mistake, disk, tmp_path):
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("image,label\n" + "".join(f"{disk.folder}/dark/{number}.png,dark\n" for number in range(0, 32, 2)))
+    assert "has one class (dark)" in train_mistake("effnet_eca_test", data=manifest)
+
+
+def test_a_row_without_a_label(zoo, disk, tmp_path):
+    manifest = tmp_path / "m.csv"
+    lines = disk.manifest.read_text().replace("folder/", f"{disk.folder}/").splitlines()
+    assert ",dark," in lines[5]
+    lines[5] = lines[5].replace(",dark,", ",,")
+    manifest.write_text("\n".join(lines))
+    said = zoo("train", "effnet_eca_test", "--data", manifest, "--out", tmp_path / "run", *SMALL)
+    assert said.code == 2 and "no label" in said.err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_picture_that_breaks_off(zoo, disk, tmp_path, workers):
     """Only its header is read before training starts; the line is the same from a worker process."""
@@ -202,6 +218,39 @@ def test_out_that_holds_a_run(zoo, mistake, classifier, disk, tmp_path):
     assert zoo(*same, "--overwrite", "--seed", "5").code == 0 and _sha256(run) != before
     assert (run / "notes.txt").read_text() == "mine"
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_what_is_not_ours_stays(zoo, mistake, disk, tmp_path):
+    """A directory with somebody else's model is refused; beside a run, somebody else's files survive --overwrite."""
+    same = ("train", "effnet_eca_test", "--data", disk.manifest, *SMALL)
+    theirs = tmp_path / "model"
+    theirs.mkdir()
+    for file, content in (("config.json", '{"architecture": "resnet18"}'), ("model.safetensors", "weights")):
+        (theirs / file).write_text(content)
+    for option in ((), ("--overwrite",)):
+        assert "holds config.json, model.safetensors, but no run" in mistake(*same, "--out", theirs, *option)
+    assert (theirs / "model.safetensors").read_text() == "weights"
+
+    project = tmp_path / "project"
+    (project / "checkpoints").mkdir(parents=True)
+    (project / "checkpoints" / "best.ckpt").write_text("a month of work")
+    assert zoo(*same, "--out", project).code == 0
+    assert zoo(*same, "--out", project, "--overwrite").code == 0
+    assert (project / "checkpoints" / "best.ckpt").read_text() == "a month of work"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "state.json"])
+def test_resume_from_a_damaged_checkpoint(zoo, mistake, classifier, disk, tmp_path, file):
+    run = shutil.copytree(classifier, tmp_path / "run")
+    (saved,) = (run / "checkpoints").iterdir()
+    (saved / file).write_bytes((saved / file).read_bytes()[:40])
+    same = ("train", "effnet_eca_test", "--data", disk.manifest, "--out", run, *SMALL, "--resume")
+    assert f"{saved} is damaged" in mistake(*same)
+    if file != "state.json":
+        (saved / file).unlink()
+        assert f"{saved} is damaged" in mistake(*same)
+    shutil.rmtree(saved)
+    assert zoo(*same).code == 0 and _sha256(run) == _sha256(classifier)
 
 
 def test_resume_with_other_settings(mistake, classifier, disk, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from zoo.datasets import Data, Row, Split
+from zoo.datasets.data import as_split
 
 
 def _square(index: int) -> Row:
@@ -46,3 +47,18 @@ def test_take_keeps_what_is_known_of_the_rows_and_can_be_pickled():
 def test_columns_of_both_splits():
     data = Data("x", Split(1, _square, ("image", "text")), Split(1, _square, ("image", "label")))
     assert data.columns == ("image", "text", "label")
+
+
+def test_texts_without_opening_the_pictures():
+    def read(index):
+        raise AssertionError("the picture was opened")
+
+    split = Split(3, read, ("image", "text"), words=["a", "", "c"].__getitem__)
+    assert list(split.texts()) == ["a", "", "c"] and list(split.take([2, 0]).texts()) == ["c", "a"]
+    assert list(Split(2, [{"text": "x"}, {}].__getitem__, ("text",)).texts()) == ["x", ""]
+
+
+def test_plain_rows_are_a_split():
+    data = Data("mine", [{"text": "a", "label": 0}], [])
+    assert data.columns == ("text", "label") and data.train[0] == {"text": "a", "label": 0} and len(data.eval) == 0
+    assert as_split(data.train) is data.train

@@ -17,12 +17,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console()
+console = Console(markup=False, emoji=False)  # names of files and classes are shown as they are
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 MISTAKES = (ValueError, LookupError, OSError, ImportError, FloatingPointError)
+
+
+def _in_one_line(error: Exception) -> str:
+    text = str(error)
+    if "Original Traceback" in text:  # torch's report of an error in a worker, which ends in "ValueError: " and what was said there
+        text = text.rstrip().rpartition("\n")[2].partition(": ")[2]
+    return " ".join(text.split()) or type(error).__name__
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -43,7 +50,7 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = _in_one_line(error)
         if isinstance(error, MISTAKES):
             print(f"zoo: {text}", file=sys.stderr)
             return 2

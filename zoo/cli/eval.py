@@ -35,9 +35,9 @@ def print_metrics(metrics: dict[str, Any], classes: tuple[str, ...] | None, titl
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A directory that zoo train made.")],
     data: Annotated[str | None, typer.Option(help="Other data of the same kind; the run's own by default.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows at a time.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at a time.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
-    workers: Annotated[int, typer.Option(help="Processes that read rows.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read rows.")] = 0,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -4,7 +4,7 @@ A row is a plain dict. Its keys are modalities and targets: `image` (PIL.Image),
 A missing value is a missing key. Rows are read when asked for, by index, in any process.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split(Sequence[Row]):
     """Rows, read one by one.
 
@@ -24,6 +24,7 @@ class Split(Sequence[Row]):
         columns: the keys that rows have.
         ids: `[size]` int64, equal where rows show the same thing (positives of each other); by default every row is its own.
         pictures: `[size]` int64, equal where rows hold the very same picture (several captions of one picture); by default all differ.
+        words: index to the row's `text` ("" where it has none), for readers that can tell it without opening the picture.
     """
 
     size: int
@@ -31,6 +32,7 @@ class Split(Sequence[Row]):
     columns: tuple[str, ...] = ()
     ids: np.ndarray = field(default=None, repr=False)  # type: ignore[arg-type]  # filled in below
     pictures: np.ndarray = field(default=None, repr=False)  # type: ignore[arg-type]  # filled in below
+    words: Callable[[int], str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("ids", "pictures"):
@@ -51,19 +53,33 @@ class Split(Sequence[Row]):
     def take(self, indices: Sequence[int] | np.ndarray) -> "Split":
         """The rows at these indices, in this order."""
         chosen = np.asarray(indices, dtype=np.int64)
-        return Split(len(chosen), partial(_read_chosen, self.read, chosen), self.columns, self.ids[chosen], self.pictures[chosen])
+        words = None if self.words is None else partial(_chosen, self.words, chosen)
+        return Split(len(chosen), partial(_chosen, self.read, chosen), self.columns, self.ids[chosen], self.pictures[chosen], words)
+
+    def texts(self) -> Iterator[str]:
+        """The `text` of every row, in order, "" where there is none."""
+        for index in range(self.size):
+            yield self.read(index).get("text", "") if self.words is None else self.words(index)
 
 
-def _read_chosen(read: Callable[[int], Row], chosen: np.ndarray, index: int) -> Row:  # by name, so that a Split can be pickled
+def _chosen(read: Callable[[int], Any], chosen: np.ndarray, index: int) -> Any:  # by name, so that a Split can be pickled
     return read(int(chosen[index]))
 
 
-@dataclass(frozen=True)
+def as_split(rows: Sequence[Row]) -> Split:
+    """A Split, or any sequence of rows as one; its columns are those of the first row."""
+    if isinstance(rows, Split):
+        return rows
+    return Split(len(rows), rows.__getitem__, tuple(rows[0]) if len(rows) else ())
+
+
+@dataclass(frozen=True, eq=False)
 class Data:
     """A train and an eval split, and what a recipe should know.
 
     Args:
         name: the data string that opened it, so that a run can open it again.
+        train, eval: rows, as a Split or any sequence of dicts.
         classes: names of the labels 0, 1, ...; None where rows have no label.
         img_size: the size to train at when nobody says otherwise; None leaves it to the model.
         augment: the augmentation that suits these pictures ("shift" where a mirrored picture is another thing, "crop" for photos).
@@ -77,6 +93,10 @@ class Data:
     img_size: int | None = None
     augment: str = "crop"
     about: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "train", as_split(self.train))
+        object.__setattr__(self, "eval", as_split(self.eval))
 
     @property
     def columns(self) -> tuple[str, ...]:

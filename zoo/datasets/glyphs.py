@@ -109,8 +109,10 @@ class _Glyphs:
 
     def __call__(self, index: int) -> Row:
         face, character = self.rows[index]
-        drawn = self.characters[character]
-        return {"image": draw(self.faces[face], drawn).convert("RGB"), "text": unicodedata.name(drawn).lower()}
+        return {"image": draw(self.faces[face], self.characters[character]).convert("RGB"), "text": self.name(index)}
+
+    def name(self, index: int) -> str:
+        return unicodedata.name(self.characters[self.rows[index, 1]]).lower()
 
 
 @DATASETS.register("glyphs")
@@ -137,7 +139,8 @@ def glyphs(characters: int | None = None) -> Data:
     def split(faces: list[str]) -> Split:
         held = [_characters(face) for face in faces]
         rows = np.array([(f, c) for f in range(len(faces)) for c in range(count) if chosen[c] in held[f]])
-        return Split(len(rows), _Glyphs(tuple(faces), chosen, rows), ("image", "text"), ids=ids[rows[:, 1]])
+        reader = _Glyphs(tuple(faces), chosen, rows)
+        return Split(len(rows), reader, ("image", "text"), ids=ids[rows[:, 1]], words=reader.name)
 
     return Data(
         name="glyphs" if characters is None else f"glyphs:characters={characters}",

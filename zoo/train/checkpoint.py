@@ -8,11 +8,14 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 _KEEP = 2
 
@@ -27,8 +30,16 @@ def _flush(path: Path) -> None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    found = [path for path in folder.glob("step-*") if (path / "state.json").is_file()]
+    found = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal() and (path / "state.json").is_file()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def remove(folder: Path) -> None:
+    """Remove every checkpoint, whole or half written, and nothing else."""
+    for path in [*checkpoints(folder), *folder.glob(".writing-*")]:
+        shutil.rmtree(path)
+    with suppress(OSError):  # it is not there, or holds something else
+        folder.rmdir()
 
 
 def write(
@@ -51,7 +62,7 @@ def write(
         whole = {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items()}
         safetensors.torch.save_file(whole, work / f"{name}.safetensors")
     torch.save(optimizer, work / "optimizer.pt")
-    (work / "state.json").write_text(json.dumps({"step": step, **state}, indent=2))
+    (work / "state.json").write_text(json.dumps({"step": step, "tensors": list(tensors), **state}, indent=2))
     for file in work.iterdir():
         _flush(file)
     _flush(work)
@@ -65,7 +76,15 @@ def write(
 
 
 def read(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any], dict[str, Any]]:
-    """(tensors, optimizer, state) of a checkpoint, as they were given to `write`."""
-    tensors = {file.stem: safetensors.torch.load_file(file) for file in path.glob("*.safetensors")}
-    optimizer = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
-    return tensors, optimizer, json.loads((path / "state.json").read_text())
+    """(tensors, optimizer, state) of a checkpoint, as they were given to `write`.
+
+    Raises:
+        ValueError: a file of it is missing or damaged.
+    """
+    try:
+        state = json.loads((path / "state.json").read_text())
+        tensors = {name: safetensors.torch.load_file(path / f"{name}.safetensors") for name in state.pop("tensors")}
+        return tensors, torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True), state
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
+        why = str(error).partition(". ")[0] or type(error).__name__
+        raise ValueError(f"{path} is damaged ({why}); remove it to go on from the checkpoint before it") from error

@@ -6,7 +6,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from torch import nn
+
+from .config import DEVICES
 
 
 class Engine:
@@ -21,13 +24,15 @@ class Engine:
     """
 
     def __init__(self, device: str = "auto", precision: str = "fp32"):
+        if device not in DEVICES:
+            raise ValueError(f"device: expected one of {', '.join(DEVICES)}, got {device!r}")
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device: cuda was asked for, but torch sees no CUDA device; give auto or cpu")
         on_cpu = device == "cpu" or not torch.cuda.is_available()
         if precision == "fp16" and on_cpu:
             raise ValueError("precision: fp16 needs a GPU; give bf16 or fp32 on a CPU")
         AcceleratorState._reset_state()  # it is a singleton that refuses a second precision in one process
-        self.accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), cpu=device == "cpu")
+        self.accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), cpu=on_cpu)
 
     @property
     def device(self) -> torch.device:
@@ -72,6 +77,10 @@ class Engine:
         if self.world == 1:
             return flag
         return bool(self.accelerator.reduce(torch.tensor([float(flag)], device=self.device)).item())
+
+    def shared(self, value: Any) -> Any:
+        """The first process's value, in all of them."""
+        return broadcast_object_list([value])[0] if self.world > 1 else value
 
     def to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {key: self._moved(value) if torch.is_tensor(value) else value for key, value in batch.items()}

@@ -10,11 +10,10 @@ resumed ends with the very weights of one that was not.
 
 import json
 import math
-import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import torch
 from timm.utils import unwrap_model
 from torch import nn
 
-from ..datasets.data import Split
+from ..datasets.data import Row, Split, as_split
 from ..progress import console, progress, tracked
 from . import checkpoint
 from .config import TrainConfig
@@ -69,7 +68,7 @@ def _stop_signals() -> Iterator[list[int]]:
 
 def is_run(folder: Path) -> bool:
     """Whether a directory holds what `fit` writes."""
-    if (folder / "metrics.jsonl").exists() or (folder / "checkpoints").is_dir():
+    if checkpoint.checkpoints(folder / "checkpoints"):
         return True
     try:
         return "zoo" in json.loads((folder / "config.json").read_text())
@@ -84,12 +83,14 @@ def _may_write(out: Path, config: TrainConfig) -> None:
         raise ValueError(f"resume: {out} holds no run; leave resume out to start one")
     if is_run(out) and not config.resume and not config.overwrite:
         raise ValueError(f"out: {out} already holds a run; resume it (--resume), replace it (--overwrite), or choose another directory")
+    if not is_run(out) and (held := [file for file in _FILES if (out / file).exists()]):
+        raise ValueError(f"out: {out} holds {', '.join(held)}, but no run; choose another directory, so that nothing is lost")
 
 
 def _claim(out: Path, config: TrainConfig) -> None:
     """Make the run directory ready; nothing goes that is not of a run, and nothing at all unless it was asked for."""
     if config.overwrite and is_run(out):
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        checkpoint.remove(out / "checkpoints")
         for file in (*_FILES, *(path.name for path in out.glob("tokenizer.*.json"))):
             (out / file).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -115,7 +116,7 @@ def _clock(seconds: float) -> str:
 @torch.no_grad()
 def evaluate(
     task: Task,
-    split: Split,
+    split: Sequence[Row],
     *,
     model: nn.Module | None = None,
     engine: Engine | None = None,
@@ -137,6 +138,7 @@ def evaluate(
     Raises:
         ValueError: no rows, or rows without a column that the task needs.
     """
+    split = as_split(split)
     _check_columns(task, split, "eval")
     engine = engine or Engine()
     model = model or task.trainable_module
@@ -175,8 +177,9 @@ class _Run:
 
     def log(self, line: dict[str, Any]) -> None:
         if self.out:
+            numbers = {key: value for key, value in line.items() if not isinstance(value, list)}  # no matrix every epoch
             with (self.out / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(numbers) + "\n")
 
     def keep_log_until(self, step: int) -> list[dict[str, Any]]:
         """Lines that were written after the checkpoint describe steps that are now taken again."""
@@ -198,13 +201,18 @@ class _Run:
 
 
 def fit(
-    task: Task, train: Split, eval: Split | None = None, config: TrainConfig | None = None, *, about: dict[str, Any] | None = None
+    task: Task,
+    train: Sequence[Row],
+    eval: Sequence[Row] | None = None,
+    config: TrainConfig | None = None,
+    *,
+    about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a task.
 
     Args:
         task: what to train; its model is trained in place.
-        train, eval: rows to learn from, and to measure on after every epoch.
+        train, eval: rows to learn from, and to measure on after every epoch; a Split, or any sequence of dicts.
         config: how.
         about: more to write into the run, as JSON, such as the data string.
 
@@ -217,6 +225,7 @@ def fit(
         FloatingPointError: the loss is no longer a number; the last checkpoint is from before.
     """
     config = config or TrainConfig()
+    train, eval = as_split(train), None if eval is None else as_split(eval)
     for split, which in ((train, "train"), (eval, "eval")):
         if split is not None:
             _check_columns(task, split, which)
@@ -340,8 +349,7 @@ def fit(
                 _say(metrics, plan.epochs, left, task.metric)
             if engine.any(bool(caught)) and epoch + 1 < plan.epochs:
                 raise stopped(steps.stop, caught)
-    engine.barrier()
-    return metrics
+    return engine.shared(metrics)
 
 
 def _say(metrics: dict[str, Any], epochs: int, left: float, metric: str) -> None:
