@@ -311,3 +311,14 @@ def test_ctrl_c_saves_and_resume_ends_with_the_same_weights(zoo, disk, tmp_path)
     assert zoo(*command, "--out", stopped, "--resume").code == 0
     assert _sha256(stopped) == _sha256(whole)
     assert len((stopped / "metrics.jsonl").read_text().splitlines()) == 10
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["effnet_se_test", "--loss", "siglip"], "effnet_se_test is a classifier; it has no --loss"),
+        (["image=effnet_se_test", "text=bag", "--mixup", "0.2"], "is a joint embedding; it has no --mixup"),
+    ],
+)
+def test_an_option_of_the_other_kind_is_refused(train_mistake, words, says):
+    assert says in train_mistake(*words)

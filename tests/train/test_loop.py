@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import os
@@ -86,7 +87,7 @@ def test_a_stopped_run_goes_on_exactly(data, tmp_path, number, rows):
     train = zoo.datasets.Split(48, StopAfter(data.train.read, rows, number), data.train.columns)
     config = zoo.TrainConfig(epochs=2, out=str(tmp_path / "cut"), **how)
     with pytest.raises(Stopped, match=r"saved at step \d of 6 .*--resume") as stopped:
-        zoo.fit(task, train, data.eval, config)
+        zoo.fit(task, train, data.eval, config, about={"data": data.name})
     assert stopped.value.signal == number and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     _, rest = fit(data, tmp_path / "cut", resume=True, **how)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
@@ -141,6 +142,8 @@ def test_a_run_is_neither_overwritten_nor_resumed_by_mistake(data, tmp_path):
         fit(data, tmp_path)
     with pytest.raises(ValueError, match="other settings: lr was 0.001 and is 0.01"):
         fit(data, tmp_path, resume=True, lr=0.01)
+    with pytest.raises(ValueError, match="data was 'two kinds' and is 'other'"):
+        fit(dataclasses.replace(data, name="other"), tmp_path, resume=True)
     with pytest.raises(ValueError, match="model was 'effnet_cbam_test' and is 'effnet_se_test'"):
         fit(data, tmp_path, resume=True, model="effnet_se_test")
     assert weights(tmp_path) == before
@@ -212,7 +215,8 @@ def test_nothing_is_lost_when_ctrl_c_comes_in_the_last_step_of_an_epoch(data, tm
 
     task.after_step = stop_in_step_three
     with pytest.raises(Stopped, match="saved at step 3 of 6"):
-        zoo.fit(task, data.train, data.eval, zoo.TrainConfig(epochs=2, batch_size=16, out=str(tmp_path)))
+        config = zoo.TrainConfig(epochs=2, batch_size=16, out=str(tmp_path))
+        zoo.fit(task, data.train, data.eval, config, about={"data": data.name})
     assert [line["epoch"] for line in lines(tmp_path)] == [1]
     fit(data, tmp_path, resume=True)
     assert [line["epoch"] for line in lines(tmp_path)] == [1, 2]

@@ -137,6 +137,6 @@ def save_model(
         (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
         safetensors.torch.save_file(tensors, work / "model.safetensors", metadata={"format": "pt"})
-        for file in ("model.safetensors", "config.json"):
+        for file in ("config.json", "model.safetensors"):
             os.replace(work / file, out / file)
     return out

@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from registry import UnknownName
+
 from ..train import Stopped
 
 app = typer.Typer(
@@ -22,7 +24,7 @@ console = Console(markup=False, emoji=False)  # names of files and classes are s
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
-MISTAKES = (ValueError, LookupError, OSError, ImportError, FloatingPointError)
+MISTAKES = (ValueError, UnknownName, OSError, ImportError, FloatingPointError)
 
 
 def _in_one_line(error: Exception) -> str:

@@ -24,7 +24,7 @@ def _train(what: str, model: Any, data: str, config: TrainConfig) -> dict[str, A
     opened = open_data(data)
     seed_everything(config.seed)
     task = create_task(model, opened)
-    return fit(task, opened.train, opened.eval, config, about={"data": data})
+    return fit(task, opened.train, opened.eval, config, about={"data": opened.name})
 
 
 @app.command("demo")

@@ -22,6 +22,8 @@ def show(
     debug: Debug = False,
 ) -> None:
     """The layers of a network, and the attention in each of its blocks."""
+    if "/" in name and ":" not in name and not Path(name).is_dir():
+        raise FileNotFoundError(f"run {name}: no such directory")
     model: Any = create_model(f"local-dir:{name}" if Path(name).is_dir() else name, device="meta")
     channels, *size = model.default_cfg.get("input_size", (3, 224, 224))
     size = [img_size, img_size] if img_size else size

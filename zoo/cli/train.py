@@ -1,6 +1,6 @@
 """zoo train: a classifier from one name, a joint embedding from modality=tower pairs."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,15 +53,15 @@ def train(
     ema: Annotated[float | None, typer.Option(help="Decay of the weights' running average, such as 0.999.")] = None,
     img_size: Annotated[int | None, typer.Option(help="Pixels; what suits the data or the model by default.")] = None,
     augment: Annotated[str | None, typer.Option(help=f"{', '.join(AUGMENTS)}; what suits the data by default.")] = None,
-    smoothing: Annotated[float, typer.Option(help="Label smoothing of a classifier.")] = 0.1,
-    mixup: Annotated[float, typer.Option(help="Mixup alpha of a classifier.")] = 0.0,
-    cutmix: Annotated[float, typer.Option(help="CutMix alpha of a classifier.")] = 0.0,
+    smoothing: Annotated[float | None, typer.Option(help="Label smoothing of a classifier; 0.1 by default.")] = None,
+    mixup: Annotated[float | None, typer.Option(help="Mixup alpha of a classifier; none by default.")] = None,
+    cutmix: Annotated[float | None, typer.Option(help="CutMix alpha of a classifier; none by default.")] = None,
     drop_path: Annotated[float, typer.Option(help="Stochastic depth of the picture network.")] = 0.05,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start the picture network from timm's weights.")] = False,
     freeze: Annotated[str | None, typer.Option(help="bn: batch norms keep their statistics.")] = None,
-    head: Annotated[str, typer.Option(help="Head of a joint embedding.")] = "linear",
-    embed_dim: Annotated[int, typer.Option(help="Width of a joint embedding.")] = 256,
-    loss: Annotated[str, typer.Option(help="Loss of a joint embedding.")] = "clip",
+    head: Annotated[str | None, typer.Option(help="Head of a joint embedding; linear by default.")] = None,
+    embed_dim: Annotated[int | None, typer.Option(help="Width of a joint embedding; 256 by default.")] = None,
+    loss: Annotated[str | None, typer.Option(help="Loss of a joint embedding; clip by default.")] = None,
     precision: Annotated[str, typer.Option(help=", ".join(PRECISIONS))] = _DEFAULT.precision,
     device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = _DEFAULT.device,
     seed: Annotated[int, typer.Option(help="Decides everything random.")] = _DEFAULT.seed,
@@ -77,6 +77,12 @@ def train(
     zoo train image=effnet_cbam_b0 text=transformer --data glyphs --out runs/glyphs
     """
     towers = parse_model(model)
+    classifier = {"smoothing": smoothing, "mixup": mixup, "cutmix": cutmix}
+    joint = {"head": head, "embed_dim": embed_dim, "loss": loss}
+    kind, mine, other = ("a classifier", classifier, joint) if isinstance(towers, str) else ("a joint embedding", joint, classifier)
+    if foreign := [f"--{name.replace('_', '-')}" for name, value in other.items() if value is not None]:
+        raise ValueError(f"{' '.join(model)} is {kind}; it has no {' or '.join(foreign)}")
+    own: dict[str, Any] = {name: value for name, value in mine.items() if value is not None}
     if freeze not in (None, "bn"):
         raise ValueError(f"freeze: expected bn, got {freeze!r}")
     config = TrainConfig(
@@ -109,15 +115,10 @@ def train(
         pretrained=pretrained,
         drop_path=drop_path,
         freeze_bn=freeze == "bn",
-        smoothing=smoothing,
-        mixup=mixup,
-        cutmix=cutmix,
-        head=head,
-        embed_dim=embed_dim,
-        loss=loss,
+        **own,
     )
     parameters = sum(parameter.numel() for parameter in task.parameters())
     rows = f"{len(opened.train)} rows, {len(opened.eval)} to evaluate on"
     console.print(f"{' '.join(model)}: {parameters / 1e6:.1f} M parameters; {data}: {rows}", highlight=False, soft_wrap=True)
-    metrics = fit(task, opened.train, opened.eval, config, about={"data": data})
+    metrics = fit(task, opened.train, opened.eval, config, about={"data": opened.name})
     console.print(f"{task.metric} {metrics[task.metric]:.1f} %; the run is in {out}; next: zoo eval {out}", highlight=False, soft_wrap=True)

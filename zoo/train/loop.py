@@ -101,8 +101,8 @@ def _differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
     return [f"{key} was {then.get(key)!r} and is {now.get(key)!r}" for key in keys if now.get(key) != then.get(key)]
 
 
-def _settings(task: Task, train: Split, config: TrainConfig, world: int) -> dict[str, Any]:
-    settings = {**task.describe(), **config.settings(), "rows": len(train), "processes": world}
+def _settings(task: Task, train: Split, config: TrainConfig, world: int, about: dict[str, Any]) -> dict[str, Any]:
+    settings = {**task.describe(), **config.settings(), **about, "rows": len(train), "processes": world}
     settings["batch_size"] = config.batch_size or task.default_batch_size
     return json.loads(json.dumps(settings))
 
@@ -232,7 +232,7 @@ def fit(
     engine = Engine(config.device, config.precision)
     batch_size = config.batch_size or task.default_batch_size
     plan = Plan(len(train), batch_size, config.epochs, config.accumulate, config.seed, engine.rank, engine.world)
-    settings = _settings(task, train, config, engine.world)
+    settings = _settings(task, train, config, engine.world, about or {})
     out = Path(config.out) if config.out else None
     if out is not None:
         _may_write(out, config)
@@ -282,7 +282,7 @@ def fit(
 
     def save_model() -> None:
         if run.out is not None:
-            task.save(run.out, model(config.ema is not None), {**settings, **(about or {})})
+            task.save(run.out, model(config.ema is not None), settings)
 
     def stopped(step: int, caught: list[int]) -> Stopped:
         number = caught[0] if caught else signal.SIGTERM  # another process was asked
