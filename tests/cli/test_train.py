@@ -257,7 +257,7 @@ def test_resume_with_other_settings(mistake, classifier, disk, tmp_path):
     run = shutil.copytree(classifier, tmp_path / "run")
     before = _sha256(run)
     same = ("train", "effnet_eca_test", "--data", disk.manifest, "--out", run, *SMALL, "--resume")
-    assert "lr was 0.001 and is 0.5" in mistake(*same, "--lr", "0.5")
+    assert "lr was 0.002 and is 0.5" in mistake(*same, "--lr", "0.5")
     told = mistake(*same, "--epochs", "3", "--seed", "4")
     assert "epochs was 1 and is 3" in told and "seed was 0 and is 4" in told
     assert "model was 'effnet_eca_test' and is 'effnet_se_test'" in mistake("train", "effnet_se_test", *same[2:])

@@ -40,7 +40,7 @@ def test_a_run_is_a_timm_model_and_a_task_again(data, tmp_path):
     assert lines(tmp_path)[-1] == {key: value for key, value in metrics.items() if key != "confusion"}
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["architecture"] == MODEL and config["label_names"] == ["dark", "bright"]
-    assert config["zoo"]["data"] == "two kinds" and config["zoo"]["lr"] == 1e-3 and config["zoo"]["batch_size"] == 8
+    assert config["zoo"]["data"] == "two kinds" and config["zoo"]["lr"] == 2e-3 and config["zoo"]["batch_size"] == 8
     network = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     assert all(torch.equal(tensor, task.trainable_module.state_dict()[key]) for key, tensor in network.state_dict().items())
     assert network.pretrained_cfg["input_size"] == (3, 32, 32) and network.num_classes == 2
@@ -140,7 +140,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_by_mistake(data, tmp_path):
     before = weights(tmp_path)
     with pytest.raises(ValueError, match="already holds a run; resume it .--resume., replace it .--overwrite."):
         fit(data, tmp_path)
-    with pytest.raises(ValueError, match="other settings: lr was 0.001 and is 0.01"):
+    with pytest.raises(ValueError, match="other settings: lr was 0.002 and is 0.01"):
         fit(data, tmp_path, resume=True, lr=0.01)
     with pytest.raises(ValueError, match="data was 'two kinds' and is 'other'"):
         fit(dataclasses.replace(data, name="other"), tmp_path, resume=True)

@@ -51,7 +51,7 @@ def test_every_schedule_stays_in_range(sched):
 def test_decay_spares_biases_norms_and_what_asks_for_it():
     holder = nn.Sequential(Part())
     assert undecayed(holder) == {"0.scale"}
-    optimizer = create_optimizer(holder, TrainConfig(weight_decay=0.5))
+    optimizer = create_optimizer(holder, TrainConfig(weight_decay=0.5, lr=1e-3))
     decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     assert decayed == {id(holder[0].linear.weight)}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(holder.parameters()))
@@ -59,9 +59,9 @@ def test_decay_spares_biases_norms_and_what_asks_for_it():
 
 def test_unknown_names_get_the_nearest():
     with pytest.raises(ValueError, match="unknown optimizer 'adamww'; did you mean 'adamw'"):
-        create_optimizer(nn.Linear(1, 1), TrainConfig(opt="adamww"))
+        create_optimizer(nn.Linear(1, 1), TrainConfig(opt="adamww", lr=1e-3))
     with pytest.raises(ValueError, match="unknown schedule 'cos'"):
         rates(sched="cos")
     frozen = nn.Linear(1, 1).requires_grad_(False)
     with pytest.raises(ValueError, match="nothing to train"):
-        create_optimizer(frozen, TrainConfig())
+        create_optimizer(frozen, TrainConfig(lr=1e-3))

@@ -44,7 +44,7 @@ def train(
     epochs: Annotated[int, typer.Option(help="Passes over the training rows.")] = _DEFAULT.epochs,
     batch_size: Annotated[int | None, typer.Option(help="Rows a micro-batch; 32 for a classifier, 64 for a joint embedding.")] = None,
     accumulate: Annotated[int, typer.Option(help="Micro-batches in one step.")] = _DEFAULT.accumulate,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = _DEFAULT.lr,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate; 2e-3 for a classifier, 1e-3 for a joint embedding.")] = None,
     opt: Annotated[str, typer.Option(help="Any optimizer of timm.")] = _DEFAULT.opt,
     sched: Annotated[str, typer.Option(help="cosine, tanh, step or constant.")] = _DEFAULT.sched,
     warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = _DEFAULT.warmup,

@@ -77,6 +77,7 @@ class Align(Task):
 
     kind = "align"
     default_batch_size = 64
+    default_lr = 1e-3
     metric = "R@1"
 
     def __init__(

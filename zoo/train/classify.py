@@ -57,6 +57,7 @@ class Classify(Task):
     kind = "classify"
     columns = ("image", "label")
     default_batch_size = 32
+    default_lr = 2e-3
     metric = "top1"
 
     def __init__(

@@ -20,7 +20,8 @@ class TrainConfig:
         epochs: passes over the training rows.
         batch_size: rows a process and a micro-batch; None leaves it to the task (32 for a classifier, 64 for a joint embedding).
         accumulate: micro-batches in one optimizer step.
-        lr: the highest learning rate, reached at the end of the warm-up.
+        lr: the highest learning rate, reached at the end of the warm-up; None leaves it to the task (2e-3 for a classifier, 1e-3 for a
+            joint embedding).
         opt: any optimizer name of timm.
         sched: "cosine", "tanh", "step" or "constant", timm's.
         warmup: share of all steps in which the learning rate rises.
@@ -40,7 +41,7 @@ class TrainConfig:
     epochs: int = 8
     batch_size: int | None = None
     accumulate: int = 1
-    lr: float = 1e-3
+    lr: float | None = None
     opt: str = "adamw"
     sched: str = "cosine"
     warmup: float = 0.2

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,6 @@ def _differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
 
 def _settings(task: Task, train: Split, config: TrainConfig, world: int, about: dict[str, Any]) -> dict[str, Any]:
     settings = {**task.describe(), **config.settings(), **about, "rows": len(train), "processes": world}
-    settings["batch_size"] = config.batch_size or task.default_batch_size
     return json.loads(json.dumps(settings))
 
 
@@ -225,12 +225,13 @@ def fit(
         FloatingPointError: the loss is no longer a number; the last checkpoint is from before.
     """
     config = config or TrainConfig()
+    batch_size = config.batch_size or task.default_batch_size
+    config = replace(config, batch_size=batch_size, lr=config.lr or task.default_lr)
     train, eval = as_split(train), None if eval is None else as_split(eval)
     for split, which in ((train, "train"), (eval, "eval")):
         if split is not None:
             _check_columns(task, split, which)
     engine = Engine(config.device, config.precision)
-    batch_size = config.batch_size or task.default_batch_size
     plan = Plan(len(train), batch_size, config.epochs, config.accumulate, config.seed, engine.rank, engine.world)
     settings = _settings(task, train, config, engine.world, about or {})
     out = Path(config.out) if config.out else None
@@ -297,7 +298,7 @@ def fit(
         return history[-1]
     metrics: dict[str, Any] = {}
     began, first_step = time.monotonic(), start
-    remaining = Plan(len(train), batch_size, config.epochs, config.accumulate, config.seed, engine.rank, engine.world, start)
+    remaining = replace(plan, start=start)
     rows = PreparedRows(train, task.prepare(True), config.seed)
     loader = load(rows, remaining, task.collate, workers=workers, pin=engine.device.type == "cuda")
     if start == 0:

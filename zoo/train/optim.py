@@ -31,6 +31,7 @@ def create_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Opti
     Raises:
         ValueError: no such optimizer, or nothing to train.
     """
+    assert config.lr is not None  # `fit` has asked the task
     known = [str(name) for name in list_optimizers()]
     if config.opt not in known:
         raise ValueError(f"unknown optimizer {config.opt!r}; {nearest(config.opt, known)}")
@@ -54,6 +55,7 @@ class Schedule:
     def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int):
         if config.sched not in SCHEDULES:
             raise ValueError(f"unknown schedule {config.sched!r}; known: {', '.join(SCHEDULES)}")
+        assert config.lr is not None
         warmup = int(steps * config.warmup)
         self._scheduler, _ = create_scheduler_v2(
             optimizer,

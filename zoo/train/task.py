@@ -31,6 +31,7 @@ class Task(TrainingTask):
     kind: str
     columns: tuple[str, ...] = ()
     default_batch_size: int
+    default_lr: float
     metric: str
     """The name of the number that stands for all, in `evaluate`'s result."""
 
