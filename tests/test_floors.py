@@ -24,7 +24,7 @@ FLOOR = {
     "zoo.report": 4,
     "zoo.build": 5,
     "zoo.cli": 6,
-    "zoo.__main__": 6,
+    "zoo.__main__": 7,
     "zoo": 7,  # zoo/__init__.py: the public names, for people
 }
 ANYBODY = {"zoo.progress"}  # a bar on the screen: imports nothing of ours, so that every floor can show one
