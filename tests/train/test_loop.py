@@ -16,11 +16,12 @@ import zoo
 from zoo.train import Stopped, checkpoint
 
 MODEL = "effnet_cbam_test"
+DROPS = {"drop_rate": 0.3}  # of the classifier; drop-path does nothing here: the toy network has no block with a skip to drop
 
 
 def fit(data, out, model=MODEL, **how):
     torch.manual_seed(0)
-    task = zoo.create_task(model, data)
+    task = zoo.create_task(model, data, model_options=DROPS)
     config = zoo.TrainConfig(**{"epochs": 2, "batch_size": 16, "out": str(out), **how})
     return task, zoo.fit(task, data.train, data.eval, config, about={"data": data.name})
 
@@ -59,7 +60,7 @@ def test_the_same_seed_gives_the_same_weights_with_any_workers(data, tmp_path):
 def test_evaluation_does_not_change_the_training(data, tmp_path):
     fit(data, tmp_path / "with")
     torch.manual_seed(0)
-    task = zoo.create_task(MODEL, data)
+    task = zoo.create_task(MODEL, data, model_options=DROPS)
     zoo.fit(task, data.train, None, zoo.TrainConfig(epochs=2, batch_size=16, out=str(tmp_path / "without")))
     assert weights(tmp_path / "with") == weights(tmp_path / "without")
 
@@ -83,7 +84,7 @@ def test_a_stopped_run_goes_on_exactly(data, tmp_path, number, rows):
     how = dict(ema=0.9, accumulate=2, batch_size=8, clip_grad=1.0, opt="adamw")
     _, whole = fit(data, tmp_path / "whole", **how)
     torch.manual_seed(0)
-    task = zoo.create_task(MODEL, data)
+    task = zoo.create_task(MODEL, data, model_options=DROPS)
     train = zoo.datasets.Split(48, StopAfter(data.train.read, rows, number), data.train.columns)
     config = zoo.TrainConfig(epochs=2, out=str(tmp_path / "cut"), **how)
     with pytest.raises(Stopped, match=r"saved at step \d of 6 .*--resume") as stopped:
@@ -117,7 +118,7 @@ splits = Split(48, deadly, columns), Split(16, read_eval, columns)
 data = Data("two kinds", *splits, classes=("dark", "bright"), img_size=32, augment="shift")
 torch.manual_seed(0)
 config = zoo.TrainConfig(epochs=2, batch_size=8, out={out!r}, checkpoint_every=2, resume={resume})
-zoo.fit(zoo.create_task("effnet_cbam_test", data, drop_path=0.2), data.train, data.eval, config)
+zoo.fit(zoo.create_task("effnet_cbam_test", data, model_options={{"drop_rate": 0.3}}), data.train, data.eval, config)
 """
 
 
@@ -169,7 +170,7 @@ def test_a_mistake_leaves_the_old_run_alone(data, tmp_path):
 
 def test_a_loss_that_is_no_number_stops_before_the_step(data, tmp_path):
     torch.manual_seed(0)
-    task = zoo.create_task(MODEL, data)
+    task = zoo.create_task(MODEL, data, model_options=DROPS)
     task.batch_loss = lambda batch: task(batch["image"], batch["label"])["loss"] * float("nan")
     before = {key: tensor.clone() for key, tensor in task.trainable_module.named_parameters()}
     with pytest.raises(FloatingPointError, match="the loss of step 0 is nan; its rows are"):
@@ -203,7 +204,7 @@ def test_an_epoch_is_a_line_where_there_is_no_terminal(data, capsys):
 
 def test_nothing_is_lost_when_ctrl_c_comes_in_the_last_step_of_an_epoch(data, tmp_path):
     torch.manual_seed(0)
-    task = zoo.create_task(MODEL, data)
+    task = zoo.create_task(MODEL, data, model_options=DROPS)
     after_step, count = task.after_step, [0]
 
     def stop_in_step_three():
@@ -231,3 +232,18 @@ def test_two_processes_train_one_model(tmp_path):
     settings = json.loads((tmp_path / "config.json").read_text())["zoo"]
     assert settings["processes"] == 2 and done.stderr.count("epoch 2/2") == 1
     assert lines(tmp_path)[-1]["step"] == 2 * (1437 // 32) and lines(tmp_path)[-1]["top1"] > 30
+
+
+def test_without_a_seed_for_each_step_a_resumed_run_would_differ(data, tmp_path, monkeypatch):
+    """The control of the tests above: what is dropped must be a function of the step, and they see it when it is not."""
+    fit(data, tmp_path / "whole")
+    monkeypatch.setattr("zoo.train.loop.seed_everything", lambda *key: None)
+    fit(data, tmp_path / "unseeded")
+    torch.manual_seed(0)
+    task = zoo.create_task(MODEL, data, model_options=DROPS)
+    train = zoo.datasets.Split(48, StopAfter(data.train.read, 60, signal.SIGINT), data.train.columns)
+    config = zoo.TrainConfig(epochs=2, batch_size=16, out=str(tmp_path / "cut"))
+    with pytest.raises(Stopped):
+        zoo.fit(task, train, data.eval, config, about={"data": data.name})
+    fit(data, tmp_path / "cut", resume=True)
+    assert len({weights(tmp_path / run) for run in ("whole", "unseeded", "cut")}) == 3
