@@ -43,7 +43,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(data, loss):
 
 
 def test_the_second_pass_drops_what_the_first_one_dropped(data):
-    task = make(data, freeze_bn=True, drop_path=0.5)
+    task = make(data, freeze_bn=True, model_options={"drop_rate": 0.5})  # the toy network has nothing for drop-path to drop
     task.train()
     parts = [batch_of(task, data.train, range(0, 6)), batch_of(task, data.train, range(6, 12))]
     seed_everything(3)
