@@ -17,6 +17,7 @@ ATTENTION = Registry("attention", group="effnet_zoo.attention")
 Constructible at 8 channels; any H, W >= 1; batch 1 in train mode; keeps channels_last; statistics in float32 under half precision;
 works with torch.compile, torch.export, ONNX, FX and TorchScript. Called directly, the defaults are the paper's.
 `init_weights()` puts the parameters to their start: the paper's, or with `calm=True` one at which the gate is constant.
+`attends` says what it weighs: "channel", "spatial", "both", or "nothing".
 `no_weight_decay()` names the parameters that weight decay must leave alone. A gate that reads nothing is a plain `nn.Identity`.
 """
 

@@ -8,48 +8,22 @@ Woo et al., CBAM: Convolutional Block Attention Module, arXiv 1807.06521, equati
 """
 
 import torch
-import torch.nn.functional as F
 from timm.layers import LayerType, create_act_layer
 from torch import nn
 
 from registry import ATTENTION
 
-
-@torch.fx.wrap  # the branch on the shape is opaque to a tracer
-def _batch_norm(
-    x: torch.Tensor,
-    running_mean: torch.Tensor,
-    running_var: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> torch.Tensor:
-    if training and x.numel() == x.shape[1]:  # one value has no variance: the running statistics stand in
-        training = False
-    return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that lets a single value pass; a module of its own, so that freezing, SyncBatchNorm and momentum find it."""
-
-    running_mean: torch.Tensor
-    running_var: torch.Tensor
-    momentum: float
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps)
+from ..layers import BatchNorm, rd_channels
 
 
 class ChannelGate(nn.Module):
     """[B, C, H, W] -> Mc, [B, C, 1, 1]."""
 
-    def __init__(self, channels: int, rd_channels: int, act_layer: LayerType, bias: bool, device=None, dtype=None):
+    def __init__(self, channels: int, hidden: int, act_layer: LayerType, bias: bool, device=None, dtype=None):
         super().__init__()
-        self.fc1 = nn.Linear(channels, rd_channels, bias=bias, device=device, dtype=dtype)
+        self.fc1 = nn.Linear(channels, hidden, bias=bias, device=device, dtype=dtype)
         self.act = create_act_layer(act_layer)
-        self.fc2 = nn.Linear(rd_channels, channels, bias=bias, device=device, dtype=dtype)
+        self.fc2 = nn.Linear(hidden, channels, bias=bias, device=device, dtype=dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate = self.fc2(self.act(self.fc1(x.mean((2, 3))))) + self.fc2(self.act(self.fc1(x.amax((2, 3)))))
@@ -85,6 +59,8 @@ class CBAM(nn.Module):
         ValueError: an even kernel.
     """
 
+    attends = "both"
+
     def __init__(
         self,
         channels: int,
@@ -100,8 +76,7 @@ class CBAM(nn.Module):
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"cbam kernel_size: expected an odd number such as 3 or 7, got {kernel_size}")
-        rd_channels = max(1, int(channels * rd_ratio + 1e-6))  # 176 * (30 / 176) is 29.999...
-        self.channel = ChannelGate(channels, rd_channels, act_layer, mlp_bias, device=device, dtype=dtype)
+        self.channel = ChannelGate(channels, rd_channels(channels, rd_ratio), act_layer, mlp_bias, device=device, dtype=dtype)
         self.spatial = SpatialGate(kernel_size, device=device, dtype=dtype)
         self.calm = calm
         self.init_weights()

@@ -29,6 +29,8 @@ class ECA(nn.Module):
         ValueError: an even kernel.
     """
 
+    attends = "channel"
+
     def __init__(
         self,
         channels: int,

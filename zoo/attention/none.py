@@ -10,6 +10,8 @@ from registry import ATTENTION
 class NoAttention(nn.Identity):
     """[B, C, H, W] -> the same tensor. Takes a gate's arguments and ignores them."""
 
+    attends = "nothing"
+
     def __init__(self, channels: int, *, rd_ratio: float = 1.0, act_layer: LayerType = "relu", calm: bool = False, device=None, dtype=None):
         super().__init__()
 

@@ -24,6 +24,8 @@ class SE(SqueezeExcite):
         calm: start with W2 = 0, so that the gate is constant (one half) until training moves it.
     """
 
+    attends = "channel"
+
     def __init__(
         self, channels: int, *, rd_ratio: float = 1 / 16, act_layer: LayerType = "relu", calm: bool = False, device=None, dtype=None
     ):
