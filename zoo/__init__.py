@@ -11,7 +11,10 @@ from . import heads as heads
 from . import losses as losses
 from . import towers as towers
 from .backbones import attention_slots as attention_slots
+from .backbones import finish_swap as finish_swap
 from .backbones import save_model as save_model
+from .backbones import set_share as set_share
+from .backbones import swap_attention as swap_attention
 from .build import create_joint as create_joint
 from .build import create_task as create_task
 from .build import load_run as load_run

@@ -17,7 +17,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+import torch
 from timm.models import (
+    EfficientNet,
+    EfficientNetFeatures,
     PretrainedCfg,
     build_model_with_cfg,
     generate_default_cfgs,
@@ -29,7 +32,7 @@ from torch import nn
 
 from registry import ATTENTION
 
-from .slots import Slot, blocks, put_gate
+from .slots import Slot, attention_slots, blocks, put_gate
 from .variants import VARIANTS, Variant
 from .weights import keep_backbone
 
@@ -78,6 +81,25 @@ def _put_gates(
             put_gate(block, gate, {"calm": calm, **own})
 
 
+class _Spares:
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """What timm's optimizer factory must not decay: what the gates ask for."""
+        gates = [(path, getattr(gate, "no_weight_decay", set)) for path, _, gate in attention_slots(self)]  # type: ignore[arg-type]
+        return {f"{path}.{name}" for path, names in gates for name in names()}
+
+
+class GatedEfficientNet(_Spares, EfficientNet):
+    """timm's network with gates in its slots."""
+
+
+class GatedEfficientNetFeatures(_Spares, EfficientNetFeatures):
+    """The same for `features_only=True`."""
+
+
+_GATED: dict[type, type] = {EfficientNet: GatedEfficientNet, EfficientNetFeatures: GatedEfficientNetFeatures}
+
+
 def _gated(
     base: str,
     attention: str,
@@ -95,6 +117,7 @@ def _gated(
         nn.init.zeros_(classifier.bias)
     # last, because gates draw random numbers: with one seed all the rest starts equal whatever the gates
     _put_gates(model, attention, row, attn_stages=attn_stages, attn_kwargs=attn_kwargs, attn_all=attn_all, calm=calm)
+    model.__class__ = _GATED[type(model)]
     return model
 
 

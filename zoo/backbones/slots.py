@@ -1,12 +1,13 @@
-"""Where a gate sits in timm's EfficientNet blocks, and how one is put there.
+"""Where a gate sits in a network, and how one is put there.
 
 timm's inverted residual blocks have a place for squeeze-and-excitation after the depthwise convolution (after the expansion in fused
 blocks), empty in the lite and EdgeTPU networks and in the fused stages of V2. The plain convolution blocks that open V2 have none: they
-get one.
+get one. Any other network has a slot where timm has put one of its gates.
 """
 
 # mypy: disable-error-code="operator, misc"
 # (a module's attributes may be anything to mypy, and TorchScript, which reads the source of `forward`, accepts no remark to it there)
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,9 +16,11 @@ from timm.layers import LayerType
 from timm.models._efficientnet_blocks import ConvBnAct, DepthwiseSeparableConv, EdgeResidual, InvertedResidual
 from torch import nn
 
-from registry import ATTENTION
+from .graft import HandOver
+from .timm_gates import gate_name
 
 _SE_RATIO = 0.25  # EfficientNet's reduction, of the block's input width
+_BLOCKS = (ConvBnAct, DepthwiseSeparableConv, InvertedResidual, EdgeResidual)
 
 
 class Slot(nn.Identity):
@@ -32,7 +35,7 @@ class Slot(nn.Identity):
 
 
 class GatedConvBnAct(ConvBnAct):
-    """timm's convolution block (a fused block without expansion) with a gate after its activation; made by `put_gate`."""
+    """timm's convolution block (a fused block without expansion) with a gate after its activation; made by `place`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x
@@ -43,14 +46,14 @@ class GatedConvBnAct(ConvBnAct):
 
 
 def blocks(model: Any) -> Iterator[tuple[int, str, Any]]:
-    """(stage, path, block) of every block that can hold a gate, in order; the stage is the 0-based index into `model.blocks`."""
-    for stage, stack in enumerate(model.blocks):
-        for index, block in enumerate(stack):
-            if isinstance(block, (ConvBnAct, DepthwiseSeparableConv, InvertedResidual, EdgeResidual)):
+    """(stage, path, block) of every EfficientNet block, in order; the stage is the 0-based index into `model.blocks`."""
+    for stage, stack in enumerate(getattr(model, "blocks", ())):
+        for index, block in enumerate(stack if isinstance(stack, nn.Sequential) else ()):
+            if isinstance(block, _BLOCKS):
                 yield stage, f"blocks.{stage}.{index}", block
 
 
-def _widths(block: Any) -> tuple[int, int]:
+def widths(block: Any) -> tuple[int, int]:
     """Channels of the gate and of the block's input."""
     if isinstance(block, ConvBnAct):
         return block.conv.out_channels, block.conv.in_channels
@@ -60,20 +63,60 @@ def _widths(block: Any) -> tuple[int, int]:
     return block.conv_pwl.in_channels, first.in_channels
 
 
+def reduction(block: Any) -> float:
+    """EfficientNet's reduction as a ratio of the gate's width, which is the expanded one."""
+    channels, entering = widths(block)
+    return block.se.rd_ratio if isinstance(getattr(block, "se", None), Slot) else _SE_RATIO * entering / channels
+
+
+def place(model: nn.Module, path: str, gate: nn.Module) -> None:
+    """Put a module into the slot; a plain convolution block becomes one that calls it."""
+    parent: Any = model.get_submodule(path.rpartition(".")[0])
+    if type(parent) is ConvBnAct:
+        parent.__class__ = GatedConvBnAct
+    setattr(parent, path.rpartition(".")[2], nn.Identity() if isinstance(gate, nn.Identity) else gate)
+
+
 def put_gate(block: Any, gate: type[nn.Module], options: Mapping[str, Any]) -> None:
     """Build the gate for this block and put it into its slot; EfficientNet's reduction and activation unless `options` say otherwise."""
-    channels, entering = _widths(block)
-    rd_ratio = block.se.rd_ratio if isinstance(getattr(block, "se", None), Slot) else _SE_RATIO * entering / channels
     weight = block.bn1.weight
-    placed = gate(
-        channels, **{"rd_ratio": rd_ratio, "act_layer": type(block.bn1.act), "device": weight.device, "dtype": weight.dtype, **options}
-    )
-    if type(block) is ConvBnAct:
-        block.__class__ = GatedConvBnAct
-    block.se = nn.Identity() if isinstance(placed, nn.Identity) else placed
+    asked = {"rd_ratio": reduction(block), "act_layer": type(block.bn1.act), "device": weight.device, "dtype": weight.dtype}
+    place(block, "se", gate(widths(block)[0], **{**asked, **options}))
+
+
+def slots(model: nn.Module) -> dict[str, nn.Module | None]:
+    """Path -> gate of every place in which a gate sits or may be put, in the order of the network; None where there is none yet."""
+    found: dict[str, nn.Module | None] = {}
+    empty = {f"{path}.se" for _, path, block in blocks(model) if isinstance(getattr(block, "se", None), (nn.Identity, type(None)))}
+    inside: tuple[str, ...] = ()
+    for path, module in model.named_modules():
+        if path.startswith(inside):
+            continue
+        if f"{path}.se" in empty:
+            found[f"{path}.se"] = None
+        if isinstance(module, HandOver) or gate_name(module) not in (None, "none"):
+            found[path] = module
+            inside = (*inside, path + ".")  # what is inside a gate is its own affair
+    return found
+
+
+def stage(path: str) -> int:
+    """0-based stage of a slot: the index into `model.blocks` or `model.stages`, or the number behind `layer` or `s` less one."""
+    index = re.search(r"(?:^|\.)(?:blocks|stages|layers|features|levels)[._](\d+)", path)
+    number = re.search(r"(?:^|\.)(?:layer|stage|s)(\d+)", path)
+    return int(index[1]) if index else int(number[1]) - 1 if number else 0
 
 
 def attention_slots(model: nn.Module) -> list[tuple[str, str, nn.Module]]:
-    """(path, attention name, gate) of every gate of a registered kind inside `model`, in order."""
-    names = {gate: name for name, gate in ATTENTION.loaded().items()}
-    return [(path, names[type(module)], module) for path, module in model.named_modules() if type(module) in names]
+    """(path, attention name, gate) of every gate inside `model`, in order, timm's own included.
+
+    While a gate is being handed over its name is "old>new".
+    """
+    return [(path, shown(gate), gate) for path, gate in slots(model).items() if gate is not None]
+
+
+def shown(gate: nn.Module | None) -> str:
+    """The name of what sits in a slot."""
+    if isinstance(gate, HandOver):
+        return f"{shown(gate.old)}>{shown(gate.new)}"
+    return (gate_name(gate) if gate is not None else None) or "none"

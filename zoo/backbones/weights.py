@@ -13,12 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import timm
 import torch
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
+from .slots import blocks, shown, slots, widths
+from .timm_gates import same_function
+from .variants import VARIANTS
+
 _logger = logging.getLogger("zoo")
 _HEAD = ("conv_head.", "bn2.", "classifier.")  # what a features_only network does without
+_STOCK = {"none", "se", "eca", "ese", "lcbam", "scoord"}  # gates that timm's own networks can have, function and keys
+_OURS = ("attn_stages", "attn_kwargs", "attn_all", "calm", "base", "base_args", "slots")  # arguments that timm's networks do not know
 Tensors = dict[str, torch.Tensor]
 
 
@@ -96,6 +103,51 @@ def keep_backbone(state: Tensors, model: nn.Module, *, name: str, source: str, o
     return result
 
 
+def _base(model: Any) -> tuple[str, dict[str, Any]]:
+    """timm's network under this one, and the arguments that make it."""
+    cfg, args = model.pretrained_cfg, dict(getattr(model, "_model_args", {}))
+    name = cfg["architecture"]
+    if "base" in args:  # swapped
+        name, args = args["base"], {**args, **args["base_args"]}
+    variant = max((variant for variant in VARIANTS if name.endswith(f"_{variant}")), key=len, default=None)
+    if name.startswith("effnet_") and variant:
+        row = VARIANTS[variant]
+        name = row.tf if row.tf and (cfg.get("tag") or "").startswith("tf_") else row.base
+    return name, {key: value for key, value in args.items() if key not in _OURS}
+
+
+def stock_form(model: Any) -> tuple[str, dict[str, Any]] | None:
+    """(architecture, arguments) under which timm alone builds this very network; None where it has no such gate, or not in those places."""
+    held = slots(model)
+    names = {shown(gate) for gate in held.values()}
+    if not names <= _STOCK or len(names - {"none"}) > 1:
+        return None
+    name, args = _base(model)
+    (kind,) = (names - {"none"}) or {"none"}
+    wanted = {key: value.shape for key, value in model.state_dict().items()}
+    channels = {f"{path}.se": widths(block)[0] for _, path, block in blocks(model)}
+    channels |= {path: each["channels"] for path, each in getattr(model, "_model_args", {}).get("slots", {}).items()}
+    inner = {"block_args": {**args.get("block_args", {}), "attn_layer": kind}}
+    for more in ({}, {"se_layer": kind}, inner) if kind != "none" else ({},):
+        try:
+            stock = timm.create_model(name, device="meta", **{**args, **more, "num_classes": model.num_classes})
+        except (TypeError, ValueError, RuntimeError, AssertionError):
+            continue  # this network does not take that argument
+        if {key: value.shape for key, value in stock.state_dict().items()} == wanted and all(
+            gate is None or _same_function(gate, slots(stock).get(path), channels.get(path)) for path, gate in held.items()
+        ):
+            return name, {**args, **more}
+    return None
+
+
+def _same_function(gate: nn.Module, theirs: nn.Module | None, channels: int | None) -> bool:
+    if theirs is None:
+        return False
+    if type(gate) is type(theirs) and repr(gate) == repr(theirs):
+        return True
+    return channels is not None and same_function(gate, theirs, channels)
+
+
 def save_model(
     model: nn.Module,
     out: str | os.PathLike,
@@ -106,6 +158,8 @@ def save_model(
 ) -> Path:
     """Write `config.json` and `model.safetensors`, so that `timm.create_model("local-dir:OUT", pretrained=True)` gives the same network.
 
+    Swapped gates included. A network that timm can build itself (SE, ECA, ESE, ... where its own networks take them) is saved as timm's and
+    loads in timm without this package.
     Each file is written under a temporary name and then renamed: a reader sees the old file or the new one, never half of one.
 
     Args:
@@ -133,6 +187,10 @@ def save_model(
         model_config = {**({"label_names": list(label_names)} if label_names else {}), **(extra or {})}
         save_config_for_hf(model, str(work / "config.json"), model_config=model_config, data_config=data_config)
         config = json.loads((work / "config.json").read_text())
+        if stock := stock_form(model):
+            config["architecture"], own = stock
+            kept = {key: value for key, value in config.get("model_args", {}).items() if key not in _OURS}
+            config["model_args"] = {**kept, **own}
         config.get("model_args", {}).pop("num_classes", None)  # said at the top; a second time and transformers cannot load it
         (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}

@@ -28,6 +28,7 @@ class TrainConfig:
         weight_decay: not applied to biases, norms, and what a module's `no_weight_decay()` names.
         clip_grad: greatest norm of the gradient; None does not clip.
         ema: decay of the running average of the weights, which is then what is evaluated and saved; None keeps none.
+        hand_over: of a network with grafted gates: share of all steps over which the new gates take over from the old ones.
         precision: "fp32", "bf16" or "fp16".
         device: "auto", "cpu" or "cuda".
         seed: decides the order of the rows, the augmentation, and what is dropped.
@@ -48,6 +49,7 @@ class TrainConfig:
     weight_decay: float = 0.02
     clip_grad: float | None = None
     ema: float | None = None
+    hand_over: float = 0.5
     precision: str = "fp32"
     device: str = "auto"
     seed: int = 0
@@ -73,6 +75,8 @@ class TrainConfig:
             raise ValueError(f"workers: expected 0 or more, got {self.workers}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup: expected a share of all steps in [0, 1), got {self.warmup}")
+        if not 0 <= self.hand_over <= 1:
+            raise ValueError(f"hand_over: expected a share of all steps in [0, 1], got {self.hand_over}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema: expected a decay between 0 and 1, such as 0.999, got {self.ema}")
         for name, known in (("precision", PRECISIONS), ("device", DEVICES)):

@@ -24,6 +24,8 @@ import torch
 from timm.utils import unwrap_model
 from torch import nn
 
+from ..backbones import finish_swap, set_share
+from ..backbones.graft import hand_overs
 from ..datasets.data import Row, Split, as_split
 from ..progress import console, progress, tracked
 from . import checkpoint
@@ -292,9 +294,26 @@ def fit(
         )
         return Stopped(f"stopped by {signal.Signals(number).name}: {where}", number)
 
+    grafted = any(hand_overs(model(False)))
+
+    def hand_over(step: int, averaged: bool) -> None:
+        """The new gates' share in step `step`: a function of the step alone, like everything else."""
+        if grafted:
+            set_share(model(averaged), min(1.0, (step + 1) / max(1.0, config.hand_over * plan.steps)))
+
+    def finish() -> None:
+        """Drop the old gates: after the last checkpoint, which a later `resume` loads into the network as it was given."""
+        if grafted:
+            report = finish_swap(model(False))
+            if config.ema is not None:
+                finish_swap(model(True))
+            console.print(f"the new gates have taken over in {len(report)} slots; the old ones are gone")
+            save_model()
+
     if start >= plan.steps and history:
         console.print(f"{out} is already trained: {plan.epochs} of {plan.epochs} epochs")
         save_model()
+        finish()
         return history[-1]
     metrics: dict[str, Any] = {}
     began, first_step = time.monotonic(), start
@@ -314,6 +333,7 @@ def fit(
                     micro = [engine.to_device(next(batches)) for _ in range(config.accumulate)]
                     seed_everything(config.seed, step, engine.rank)
                     schedule.set(step)
+                    hand_over(step, averaged=False)
                     loss = task.training_step(micro, engine).item()
                     if engine.any(not math.isfinite(loss)):
                         indices = np.concatenate([batch["index"].cpu().numpy() for batch in micro])
@@ -325,6 +345,8 @@ def fit(
                     optimizer.zero_grad()
                     task.after_step()
                     task.update_ema(step)
+                    if config.ema is not None:
+                        hand_over(step, averaged=True)  # not averaged over the steps, but of this one
                     sums = [sums[0] + loss, sums[1] + 1]
                     advance(f"loss {loss:.3f}")
                     last = step + 1 == steps.stop
@@ -350,6 +372,7 @@ def fit(
                 _say(metrics, plan.epochs, left, task.metric)
             if engine.any(bool(caught)) and epoch + 1 < plan.epochs:
                 raise stopped(steps.stop, caught)
+    finish()
     return engine.shared(metrics)
 
 

@@ -1,0 +1,289 @@
+"""Another attention in a network that has learned something, in place."""
+
+import fnmatch
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from registry import ATTENTION, nearest
+
+from .graft import HandOver
+from .slots import blocks, place, reduction, shown, slots, stage, widths
+from .swapped import build, origin, record
+from .timm_gates import act_name, activation, bottleneck, move
+
+KEEP = ("graft", "fresh")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happened in one slot.
+
+    Args:
+        slot: its path.
+        old, new: names of the gates.
+        before, after: parameters of the old and the new gate.
+        how: "fresh" (starts anew), "moved" (the weights were moved over: the same function), "handed over" (takes over while training),
+            or, of `finish_swap`, "complete" or "cut short at 40 %".
+    """
+
+    slot: str
+    old: str
+    new: str
+    before: int
+    after: int
+    how: str
+
+
+@dataclass(frozen=True)
+class SwapReport(Sequence[Change]):
+    """The changes, in order; prints as a table.
+
+    Args:
+        changes: one a slot.
+        note: a line below the table.
+        difference: of `finish_swap` with an example: the largest change of an output, and the largest output before.
+    """
+
+    changes: tuple[Change, ...]
+    note: str = ""
+    difference: tuple[float, float] | None = None
+
+    def __len__(self) -> int:
+        return len(self.changes)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.changes[index]
+
+    def __str__(self) -> str:
+        head = ("slot", "old", "new", "parameters", "how")
+        rows = [(c.slot, c.old, c.new, f"{c.before:,} -> {c.after:,}", c.how) for c in self.changes]
+        before, after = (sum(getattr(c, side) for c in self.changes) for side in ("before", "after"))
+        rows.append((f"{len(self.changes)} slots", "", "", f"{before:,} -> {after:,}", ""))
+        width = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+        lines = ["  ".join(cell.ljust(size) for cell, size in zip(row, width, strict=True)).rstrip() for row in (head, *rows)]
+        return "\n".join([lines[0], "  ".join("-" * size for size in width), *lines[1:], *([self.note] if self.note else [])])
+
+
+# ---- which slots
+
+
+def _chosen(model: nn.Module, wanted: Any, where: Any) -> dict[str, nn.Module | None]:
+    """The slots meant by `stages` and `where`; without either, all gates, or, in a network that has none, all places for one."""
+    every = slots(model)
+    name = type(model).__name__
+    if not every:
+        raise ValueError(
+            f"{name} has no attention gate and no EfficientNet block, so there is nothing to swap; a gate can be swapped in any timm model "
+            "that has one (seresnet50, regnety_004, mobilenetv3_large_100, ...) and put into any EfficientNet (efficientnet_lite0, ...)"
+        )
+    chosen = dict(every)
+    if wanted is None and where is None:
+        chosen = {path: gate for path, gate in every.items() if gate is not None} or chosen  # type: ignore[assignment]
+    if wanted is not None:
+        numbers = [wanted] if isinstance(wanted, int) else list(wanted)
+        there = sorted({stage(path) for path in every})
+        if beyond := [number for number in numbers if number not in there]:
+            raise ValueError(f"stages: {name} has slots in stages {', '.join(map(str, there))}, got {', '.join(map(str, beyond))}")
+        chosen = {path: gate for path, gate in chosen.items() if stage(path) in numbers}
+    if where is not None:
+        patterns = [where] if isinstance(where, str) else where
+        matches: Callable[[str], bool] = (
+            patterns if callable(patterns) else lambda path: any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+        )
+        found = {path: gate for path, gate in chosen.items() if matches(path)}
+        if not found:
+            offer = nearest(where, list(chosen)) if isinstance(where, str) else f"they are {', '.join(list(chosen)[:5])}, ..."
+            raise ValueError(f"where={where!r} matches none of the {len(chosen)} slots of {name}; {offer}")
+        chosen = found
+    return chosen
+
+
+def _input_size(model: Any) -> tuple[int, int, int]:
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    channels, *size = cfg.get("input_size") or (3, 224, 224)
+    size = (getattr(model, "_traits", None) or {}).get("img_size") or size
+    return getattr(model, "in_chans", None) or channels, *size
+
+
+def _channels(model: nn.Module, paths: Sequence[str]) -> dict[str, int]:
+    """Channels of the map that reaches each slot: seen in one pass without numbers (on the meta device), since not every gate knows."""
+    seen: dict[str, int] = {}
+
+    def watch(module: nn.Module, args: tuple[torch.Tensor, ...], *, path: str) -> None:
+        if args[0].ndim == 4:
+            seen[path] = args[0].shape[1]
+
+    gates = {path: model.get_submodule(path) for path in paths}
+    handles = [gate.register_forward_pre_hook(functools.partial(watch, path=path)) for path, gate in gates.items()]
+    x = torch.empty(1, *_input_size(model), device="meta")
+    state = {key: value.to("meta") for key, value in [*model.named_parameters(), *model.named_buffers()]}
+    try:
+        with torch.no_grad(), _evaluating(model):
+            torch.func.functional_call(model, state, (x.to(next(iter(state.values())).dtype),))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """In eval mode, and afterwards every part in the mode in which it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+# ---- what goes into them
+
+
+def _defaults(model: nn.Module, path: str, old: nn.Module | None, channels: int) -> dict[str, Any]:
+    """Reduction and activation for the new gate, as JSON: the old gate's, else EfficientNet's of that block, else the paper's."""
+    parent: Any = next((block for _, block_path, block in blocks(model) if f"{block_path}.se" == path), None)
+    options: dict[str, Any] = {}
+    gate = old.new if isinstance(old, HandOver) else old
+    width, act = (bottleneck(gate), activation(gate)) if gate is not None else (None, None)
+    if width is not None and width < channels:
+        options["rd_ratio"] = width / channels
+    elif parent is not None:
+        options["rd_ratio"] = reduction(parent)
+    if act is None and parent is not None:
+        act = act_name(parent.bn1.act)
+    return {**options, **({"act_layer": act} if act else {})}
+
+
+def _parameters(gate: nn.Module | None) -> int:
+    return sum(parameter.numel() for parameter in gate.parameters()) if gate is not None else 0
+
+
+def swap_attention(
+    model: nn.Module,
+    to: str,
+    *,
+    stages: int | Sequence[int] | None = None,
+    where: str | Sequence[str] | Callable[[str], bool] | None = None,
+    keep: str = "graft",
+    attn_kwargs: Mapping[str, Any] | None = None,
+) -> SwapReport:
+    """Put another attention into a network, in place; what was learned stays.
+
+    Any timm network that has a gate, and any EfficientNet block without one. Without `stages` and `where`: every gate there is, or every
+    block in an EfficientNet that has none. With them: every slot that they name, empty ones included.
+
+    Args:
+        model: the network; saved by `save_model`, it comes back with the new gates.
+        to: a name in `registry.ATTENTION`.
+        stages: 0-based stages: of an EfficientNet the index into `model.blocks`.
+        where: paths of slots, as a pattern ("blocks.[56].*"), several, or a function of the path.
+        keep: "graft" keeps the function of the network. Where the new gate can hold the old one's function, the weights are moved over;
+            elsewhere the old gate stays, and the new one takes over while `zoo.fit` trains, or as `set_share` says; `finish_swap` then
+            leaves the new one alone. "fresh" puts a new gate in at once.
+        attn_kwargs: options of the new gate; by default the reduction and the activation are those of the old one.
+
+    Returns:
+        What changed in each slot; prints as a table.
+
+    Raises:
+        KeyError: no such attention; the nearest names are offered.
+        ValueError: nothing can be swapped, and why.
+    """
+    if keep not in KEEP:
+        raise ValueError(f"keep: expected {' or '.join(KEEP)}, got {keep!r}")
+    ATTENTION[to]
+    own = dict(attn_kwargs or {})
+    chosen = _chosen(model, stages, where)
+    if to == "none":
+        chosen = {path: gate for path, gate in chosen.items() if gate is not None}
+        if gained := [path for path in chosen if hasattr(model.get_submodule(path.rpartition(".")[0]), "attn_gain")]:
+            raise ValueError(f"{type(model).__name__} multiplies what its gates give by a gain: {gained[0]} cannot go without one")
+    if not chosen:
+        raise ValueError(f"{type(model).__name__} has no gate there to take out")
+    name, args = origin(model)
+    described: dict[str, Any] = dict(args.get("slots", {}))
+    seen = _channels(model, [path for path, gate in chosen.items() if gate is not None])
+    plain = {f"{path}.se": block for _, path, block in blocks(model)}
+    built: list[tuple[str, nn.Module | None, nn.Module, dict[str, Any], str]] = []
+    for path, old in chosen.items():
+        channels = seen.get(path) or (widths(plain[path])[0] if path in plain else None)
+        if channels is None:
+            raise ValueError(f"{type(model).__name__}: {path} never saw a [B, C, H, W] map, so it cannot be given another gate")
+        asked = {**_defaults(model, path, old, channels), "calm": True, **own}
+        description: dict[str, Any] = {"attention": to, "channels": channels, "options": asked}
+        new = build(description, model)
+        how = "fresh"
+        if keep == "graft":
+            how = "moved" if old is not None and move(old, new, channels) else "handed over"
+        built.append((path, old, new, description, how))
+    changes = []
+    for path, old, new, description, how in built:  # only now, when nothing can fail any more
+        if how == "handed over":
+            description["from"] = described.get(path)
+        place(model, path, HandOver(old if old is not None else nn.Identity(), new) if how == "handed over" else new)
+        described[path] = description
+        changes.append(Change(path, shown(old), to, _parameters(old), _parameters(new), how))
+    record(model, name, args, described)
+    over = sum(change.how == "handed over" for change in changes)
+    note = f"{over} gates take over while zoo.fit trains; zoo.finish_swap(model) then drops the old ones" if over else ""
+    return SwapReport(tuple(changes), note)
+
+
+@torch.no_grad()
+def finish_swap(model: nn.Module, example: torch.Tensor | None = None) -> SwapReport:
+    """Drop the old gates of a grafted network: what is left is the network with the new gates alone.
+
+    Args:
+        model: a network after `swap_attention(..., keep="graft")`, or what holds one, in place.
+        example: `[B, C, H, W]` pictures on which to measure what this last step changes. After `zoo.fit` the new gates have taken over
+            whole, and nothing does.
+
+    Returns:
+        What was dropped in each slot, and how far the hand-over had come.
+
+    Raises:
+        ValueError: no gate is being handed over.
+    """
+    under_way = {path: gate for path, gate in slots(model).items() if isinstance(gate, HandOver)}
+    if not under_way:
+        raise ValueError(f"{type(model).__name__}: no gate is being handed over; swap_attention(..., keep='graft') starts it")
+    before = _outputs(model, example)
+    changes = []
+    for path, gate in under_way.items():
+        share = float(gate.share)  # type: ignore[arg-type]
+        how = "complete" if share == 1 else f"cut short at {share:.0%}"
+        changes.append(Change(path, shown(gate.old), shown(gate.new), _parameters(gate.old), _parameters(gate.new), how))
+        place(model, path, gate.new)
+    for network in model.modules():
+        if "slots" in getattr(network, "_model_args", {}):
+            name, args = origin(network)
+            left = {path for path, gate in slots(network).items() if isinstance(gate, HandOver)}
+            done = {path: each if path in left else _without_old(each) for path, each in args["slots"].items()}
+            record(network, name, args, done)
+    after = _outputs(model, example)
+    difference, note = None, "the old gates are gone"
+    if before is not None and after is not None:
+        difference = float((after - before).abs().max()), float(before.abs().max())
+        note += f"; the largest change of an output is {difference[0]:.3g}, of outputs up to {difference[1]:.3g}"
+    cut = sum(change.how != "complete" for change in changes)
+    note += f"; {cut} had not taken over whole: the network is not what it was" if cut else ""
+    return SwapReport(tuple(changes), note, difference)
+
+
+def _outputs(model: nn.Module, example: torch.Tensor | None) -> torch.Tensor | None:
+    if example is None:
+        return None
+    with _evaluating(model):
+        return model(example)
+
+
+def _without_old(description: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in description.items() if key != "from"}
