@@ -69,12 +69,14 @@ def open_data(data: str | Path | Data) -> Data:
 
 
 def create_model(name: str, **kwargs: Any) -> nn.Module:
-    """`timm.create_model`, with the nearest names for one that it does not know.
+    """`timm.create_model`, with the nearest names for one that it does not know; a run directory is a name as well: the trained network.
 
     Raises:
         UnknownModel: timm has no such model.
         ValueError: timm has no such weights, or they do not fit.
     """
+    if "/" in name and Path(name).is_dir() or (Path(name) / "config.json").is_file():
+        name, kwargs = f"local-dir:{name}", {**kwargs, "pretrained": True}
     bare = name.partition(".")[0]
     if ":" not in name and not timm.is_model(bare):
         raise UnknownModel(f"unknown model {bare!r}; {nearest(bare, timm.list_models())}")

@@ -1,6 +1,31 @@
 """Gates for convolutional feature maps, one a file; the file's name is the registered name. The contract stands in `registry.ATTENTION`."""
 
+from .bam import BAM as BAM
+from .caa import CAA as CAA
 from .cbam import CBAM as CBAM
+from .ceca import CECA as CECA
+from .cpca import CPCA as CPCA
 from .eca import ECA as ECA
+from .ela import ELA as ELA
+from .ema import EMA as EMA
+from .ese import ESE as ESE
+from .fca import FCA as FCA
+from .gct import GCT as GCT
+from .ge import GatherExcite as GatherExcite
+from .lcbam import LCBAM as LCBAM
+from .lka import LKA as LKA
+from .mca import MCA as MCA
+from .mlca import MLCA as MLCA
+from .nam import NAM as NAM
+from .nl import NonLocal as NonLocal
 from .none import NoAttention as NoAttention
+from .sa import ShuffleAttention as ShuffleAttention
+from .scoord import SimpleCoordAttention as SimpleCoordAttention
+from .scsa import SCSA as SCSA
+from .scse import SCSE as SCSE
 from .se import SE as SE
+from .sge import SGE as SGE
+from .simam import SimAM as SimAM
+from .srm import SRM as SRM
+from .strip import StripPooling as StripPooling
+from .triplet import TripletAttention as TripletAttention

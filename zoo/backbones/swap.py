@@ -84,7 +84,7 @@ def _chosen(model: nn.Module, wanted: Any, where: Any) -> dict[str, nn.Module | 
         )
     chosen = dict(every)
     if wanted is None and where is None:
-        chosen = {path: gate for path, gate in every.items() if gate is not None} or chosen  # type: ignore[assignment]
+        chosen = {path: gate for path, gate in every.items() if gate is not None} or chosen
     if wanted is not None:
         numbers = [wanted] if isinstance(wanted, int) else list(wanted)
         there = sorted({stage(path) for path in every})

@@ -8,5 +8,6 @@ from . import eval as eval
 from . import list as list
 from . import search as search
 from . import show as show
+from . import swap as swap
 from . import train as train
 from .app import main as main

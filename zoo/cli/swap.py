@@ -1,0 +1,69 @@
+"""zoo swap: another attention in a trained network, as a new run directory."""
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..backbones import swap_attention
+from ..backbones.swap import KEEP
+from ..build import load_run
+from ..progress import console
+from ..train import Classify, TrainConfig, fit
+from ..train.loop import is_run
+from .app import Debug, Json, app
+
+
+@app.command("swap")
+def swap(
+    run: Annotated[Path, typer.Argument(help="A directory that zoo train made.")],
+    attention: Annotated[str, typer.Argument(help="The new attention: a name of zoo list --attention.")],
+    out: Annotated[Path, typer.Option(help="The new run directory.")],
+    keep: Annotated[str, typer.Option(help=f"{' or '.join(KEEP)}: keep the function and hand over while training, or start anew.")] = "graft",
+    stages: Annotated[str | None, typer.Option(help="Stages, from 0, such as 4,5; all by default.")] = None,
+    where: Annotated[str | None, typer.Option(help="A pattern of slot paths, such as 'blocks.[56].*'.")] = None,
+    finetune_epochs: Annotated[int, typer.Option(min=0, help="Train the new network, on the run's own data and recipe.")] = 0,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of the fine-tuning; the run's own by default.")] = None,
+    data: Annotated[str | None, typer.Option(help="Other data of the same kind to fine-tune on.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Put another attention into a trained network; what it has learned stays.
+
+    zoo swap runs/digits coord --out runs/coord                        then: zoo train runs/coord --data digits --out runs/trained
+    zoo swap runs/digits cbam --out runs/cbam --finetune-epochs 5      the same in one step
+    """
+    if out.resolve() == run.resolve():
+        raise ValueError(f"out: {out} is the run itself; choose another directory, so that nothing is lost")
+    if is_run(out) and not overwrite:
+        raise ValueError(f"out: {out} already holds a run; replace it (--overwrite), or choose another directory")
+    if out.exists() and not is_run(out) and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"out: {out} is not empty and holds no run; choose another directory, so that nothing is lost")
+    if stages is not None and not all(each.strip().isdecimal() for each in stages.split(",")):
+        raise ValueError(f"stages: expected numbers such as 4,5, got {stages!r}")
+    opened = load_run(run)
+    task: Any = opened.task
+    network = task.trainable_module if isinstance(task, Classify) else task.trainable_module.towers["image"]
+    numbers = [int(each) for each in stages.split(",")] if stages is not None else None
+    report = swap_attention(network, attention, stages=numbers, where=where, keep=keep)
+    about = {"swapped": {"from": str(run), "attention": attention, "keep": keep, "slots": len(report)}}
+    if finetune_epochs:
+        rows = opened.open_data(data)
+        recipe = {each.name: opened.settings[each.name] for each in fields(TrainConfig) if each.name in opened.settings}
+        recipe |= {"epochs": finetune_epochs, "out": str(out), "overwrite": overwrite, **({"lr": lr} if lr else {})}
+        metrics = fit(task, rows.train, rows.eval, TrainConfig(**recipe), about={"data": data or opened.settings.get("data"), **about})
+    else:
+        task.save(out, task.trainable_module, {**opened.settings, **about})
+        metrics = {}
+    if as_json:
+        measured = {key: value for key, value in metrics.items() if not isinstance(value, list)}
+        print(json.dumps({"run": str(out), "slots": [asdict(change) for change in report], "note": report.note, **measured}, indent=2))
+        return
+    print(report)
+    if finetune_epochs:
+        console.print(f"{task.metric} {metrics[task.metric]:.1f} %; the run is in {out}", highlight=False, soft_wrap=True)
+    else:
+        console.print(f"the new network is in {out}; next: zoo train {out} --data ... --out ...", highlight=False, soft_wrap=True)
