@@ -91,7 +91,9 @@ def offences(source: str, path: str) -> list[str]:
             continue
         elif here == "registry":
             found.append(f"{path}: registry is standard library only: {module}")
-        elif (shelf or here == "zoo.layers") and not within(module, OUTSIDE.union(*(more for prefix, more in ALSO.items() if path.startswith(prefix)))):
+        elif (shelf or here == "zoo.layers") and not within(
+            module, OUTSIDE.union(*(more for prefix, more in ALSO.items() if path.startswith(prefix)))
+        ):
             found.append(f"{path}: a shelf entry imports {module}")
     return found
 

@@ -21,7 +21,7 @@ def softmax(x):
 
 
 def reference(gate: PSA, picture: np.ndarray, parallel: bool) -> np.ndarray:
-    value = {key: tensor.detach().numpy() for key, tensor in gate.state_dict().items()}
+    value = {key: tensor.numpy().squeeze((-1, -2)) if tensor.ndim > 2 else tensor.numpy() for key, tensor in gate.state_dict().items()}
 
     def channel(x):
         context = (value["channel.value.weight"] @ x) @ softmax(value["channel.query.weight"] @ x)[0]
@@ -61,16 +61,16 @@ def test_the_authors_equations(order, train):
 @pytest.mark.parametrize("channels", [16, 64, 2304])
 def test_the_papers_widths(channels):
     gate = PSA(channels, order="sequential", device="meta")
-    assert gate.channel.value.out_features == gate.spatial.query.out_features == gate.spatial.value.out_features == channels // 2
-    assert gate.channel.up[0].out_features == channels // 8 and gate.channel.up[1].eps == 1e-5
+    assert gate.channel.value.out_channels == gate.spatial.query.out_channels == gate.spatial.value.out_channels == channels // 2
+    assert gate.channel.up[0].out_channels == channels // 8 and gate.channel.up[1].eps == 1e-5
     assert isinstance(gate.channel.up[2], nn.ReLU)
     assert {key for key in PSA(channels, device="meta").state_dict() if "bias" in key} == set()
 
 
 def test_efficientnets_width():
     gate = PSA(96, rd_ratio=0.25 / 6, act_layer=nn.SiLU, order="sequential")
-    assert gate.channel.value.out_features == 4 and isinstance(gate.channel.up[2], nn.SiLU)
-    assert gate.channel.up[1].normalized_shape == (2,), "a layer norm of one value would be constant"
+    assert gate.channel.value.out_channels == 4 and isinstance(gate.channel.up[2], nn.SiLU)
+    assert gate.channel.up[1].normalized_shape == (2, 1, 1), "a layer norm of one value would be constant"
 
 
 def test_the_authors_start():

@@ -19,6 +19,7 @@ from .mlca import MLCA as MLCA
 from .nam import NAM as NAM
 from .nl import NonLocal as NonLocal
 from .none import NoAttention as NoAttention
+from .psa import PSA as PSA
 from .sa import ShuffleAttention as ShuffleAttention
 from .scoord import SimpleCoordAttention as SimpleCoordAttention
 from .scsa import SCSA as SCSA

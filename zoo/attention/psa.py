@@ -3,8 +3,8 @@
     Mc(x) = sigmoid(W_up W_v sum_hw softmax_hw(w_q x) x)        Ms(x) = sigmoid(softmax_hw((W_q mean_hw(x)) . (W_v x)))
     parallel: y = x * Mc(x) + x * Ms(x)                         sequential: x' = x * Mc(x), y = x' * Ms(x')
 
-As the authors compute it, the sequential form takes the spatial softmax of W_v x before the product, and its W_up is linear, layer norm, ReLU,
-linear. Sums and means are taken before the matrices instead of after: the same, without maps of C/2 channels.
+As the authors compute it, the sequential form takes the spatial softmax of W_v x before the product, and its W_up is linear, layer norm,
+ReLU, linear. Sums and means are taken before the matrices instead of after: the same, without maps of C/2 channels.
 
 Liu et al., Polarized Self-Attention: Towards High-quality Pixel-wise Regression, arXiv 2107.00782.
 """
@@ -25,15 +25,15 @@ class ChannelGate(nn.Module):
 
     def __init__(self, channels: int, inner: int, up: nn.Module, device=None, dtype=None):
         super().__init__()
-        self.query = nn.Linear(channels, 1, bias=False, device=device, dtype=dtype)
-        self.value = nn.Linear(channels, inner, bias=False, device=device, dtype=dtype)
+        self.query = nn.Conv2d(channels, 1, 1, bias=False, device=device, dtype=dtype)
+        self.value = nn.Conv2d(channels, inner, 1, bias=False, device=device, dtype=dtype)
         self.up = up
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pixels = at_least_float32(x).flatten(2)  # [B, C, H * W]
-        weights = (at_least_float32(self.query.weight) @ pixels).softmax(2)
-        context = (pixels @ weights.transpose(1, 2)).squeeze(2).to(x.dtype)
-        return torch.sigmoid(self.up(self.value(context)))[:, :, None, None]
+        weights = (at_least_float32(self.query.weight).flatten(1) @ pixels).softmax(2)
+        context = (pixels @ weights.transpose(1, 2)).to(x.dtype).unsqueeze(3)  # [B, C, 1, 1]
+        return torch.sigmoid(self.up(self.value(context)))
 
 
 class SpatialGate(nn.Module):
@@ -41,15 +41,15 @@ class SpatialGate(nn.Module):
 
     def __init__(self, channels: int, inner: int, softmax_first: bool, device=None, dtype=None):
         super().__init__()
-        self.query = nn.Linear(channels, inner, bias=False, device=device, dtype=dtype)
-        self.value = nn.Linear(channels, inner, bias=False, device=device, dtype=dtype)
+        self.query = nn.Conv2d(channels, inner, 1, bias=False, device=device, dtype=dtype)
+        self.value = nn.Conv2d(channels, inner, 1, bias=False, device=device, dtype=dtype)
         self.softmax_first = softmax_first
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         _, _, h, w = x.shape
         pixels = at_least_float32(x).flatten(2)
-        query = F.linear(pixels.mean(2), at_least_float32(self.query.weight)).unsqueeze(1)  # [B, 1, C/2]
-        value = at_least_float32(self.value.weight)
+        query = F.linear(pixels.mean(2), at_least_float32(self.query.weight).flatten(1)).unsqueeze(1)  # [B, 1, C/2]
+        value = at_least_float32(self.value.weight).flatten(1)
         if self.softmax_first:
             scores = query @ (value @ pixels).softmax(2)
         else:
@@ -66,8 +66,8 @@ class PSA(nn.Module):
         rd_ratio: width of queries and values over C, rounded down; the paper's half by default.
         act_layer: in the sequential form's W_up, the authors' ReLU by default; the parallel form has none.
         order: "parallel" (both gates of x, added) or "sequential" (the spatial gate of what the channel gate leaves).
-        calm: start with the spatial query and the last layer of W_up at zero: the gates are constant until training moves them, y = x / 4 when
-            sequential, x (1/2 + sigmoid(1 / (H W))) when parallel.
+        calm: start with the spatial query and the last layer of W_up at zero: the gates are constant until training moves them,
+            y = x / 4 when sequential, x (1/2 + sigmoid(1 / (H W))) when parallel.
 
     Raises:
         ValueError: another order.
@@ -93,14 +93,14 @@ class PSA(nn.Module):
         self.parallel = order == "parallel"
         up: nn.Module
         if self.parallel:
-            up = nn.Linear(inner, channels, bias=False, device=device, dtype=dtype)
+            up = nn.Conv2d(inner, channels, 1, bias=False, device=device, dtype=dtype)
         else:
             narrow = max(2, inner // 4)  # a layer norm of one value would be constant
             up = nn.Sequential(
-                nn.Linear(inner, narrow, device=device, dtype=dtype),
-                nn.LayerNorm(narrow, device=device, dtype=dtype),
+                nn.Conv2d(inner, narrow, 1, device=device, dtype=dtype),
+                nn.LayerNorm([narrow, 1, 1], device=device, dtype=dtype),
                 create_act_layer(act_layer),
-                nn.Linear(narrow, channels, device=device, dtype=dtype),
+                nn.Conv2d(narrow, channels, 1, device=device, dtype=dtype),
             )
         self.channel = ChannelGate(channels, inner, up, device=device, dtype=dtype)
         self.spatial = SpatialGate(channels, inner, not self.parallel, device=device, dtype=dtype)
@@ -110,7 +110,7 @@ class PSA(nn.Module):
     def init_weights(self) -> None:
         for layer in (self.channel.query, self.channel.value, self.spatial.query, self.spatial.value):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        ups = [layer for layer in self.channel.up.modules() if isinstance(layer, nn.Linear | nn.LayerNorm)]
+        ups = [layer for layer in self.channel.up.modules() if isinstance(layer, nn.Conv2d | nn.LayerNorm)]
         for each in ups:
             each.reset_parameters()
         if self.calm:

@@ -7,8 +7,10 @@ get one. Any other network has a slot where timm has put one of its gates.
 
 # mypy: disable-error-code="operator, misc"
 # (a module's attributes may be anything to mypy, and TorchScript, which reads the source of `forward`, accepts no remark to it there)
+import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -120,3 +122,43 @@ def shown(gate: nn.Module | None) -> str:
     if isinstance(gate, HandOver):
         return f"{shown(gate.old)}>{shown(gate.new)}"
     return (gate_name(gate) if gate is not None else None) or "none"
+
+
+def _input_size(model: Any) -> tuple[int, int, int]:
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    channels, *size = cfg.get("input_size") or (3, 224, 224)
+    size = (getattr(model, "_traits", None) or {}).get("img_size") or size
+    return getattr(model, "in_chans", None) or channels, *size
+
+
+def maps(model: nn.Module, paths: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Shape of the map that reaches each module, batch 1: seen in one pass without numbers (on the meta device), since no gate knows."""
+    seen: dict[str, tuple[int, ...]] = {}
+
+    def watch(module: nn.Module, args: tuple[torch.Tensor, ...], *, path: str) -> None:
+        if args[0].ndim == 4:
+            seen[path] = tuple(args[0].shape)
+
+    gates = {path: model.get_submodule(path) for path in paths}
+    handles = [gate.register_forward_pre_hook(functools.partial(watch, path=path)) for path, gate in gates.items()]
+    x = torch.empty(1, *_input_size(model), device="meta")
+    state = {key: value.to("meta") for key, value in [*model.named_parameters(), *model.named_buffers()]}
+    try:
+        with torch.no_grad(), evaluating(model):
+            torch.func.functional_call(model, state, (x.to(next(iter(state.values())).dtype),))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In eval mode, and afterwards every part in the mode in which it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

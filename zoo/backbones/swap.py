@@ -1,9 +1,7 @@
 """Another attention in a network that has learned something, in place."""
 
 import fnmatch
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +11,7 @@ from torch import nn
 from registry import ATTENTION, nearest
 
 from .graft import HandOver
-from .slots import blocks, place, reduction, shown, slots, stage, widths
+from .slots import blocks, evaluating, maps, place, reduction, shown, slots, stage, widths
 from .swapped import build, origin, record
 from .timm_gates import act_name, activation, bottleneck, move
 
@@ -104,46 +102,6 @@ def _chosen(model: nn.Module, wanted: Any, where: Any) -> dict[str, nn.Module | 
     return chosen
 
 
-def _input_size(model: Any) -> tuple[int, int, int]:
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    channels, *size = cfg.get("input_size") or (3, 224, 224)
-    size = (getattr(model, "_traits", None) or {}).get("img_size") or size
-    return getattr(model, "in_chans", None) or channels, *size
-
-
-def _channels(model: nn.Module, paths: Sequence[str]) -> dict[str, int]:
-    """Channels of the map that reaches each slot: seen in one pass without numbers (on the meta device), since not every gate knows."""
-    seen: dict[str, int] = {}
-
-    def watch(module: nn.Module, args: tuple[torch.Tensor, ...], *, path: str) -> None:
-        if args[0].ndim == 4:
-            seen[path] = args[0].shape[1]
-
-    gates = {path: model.get_submodule(path) for path in paths}
-    handles = [gate.register_forward_pre_hook(functools.partial(watch, path=path)) for path, gate in gates.items()]
-    x = torch.empty(1, *_input_size(model), device="meta")
-    state = {key: value.to("meta") for key, value in [*model.named_parameters(), *model.named_buffers()]}
-    try:
-        with torch.no_grad(), _evaluating(model):
-            torch.func.functional_call(model, state, (x.to(next(iter(state.values())).dtype),))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """In eval mode, and afterwards every part in the mode in which it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 # ---- what goes into them
 
 
@@ -210,11 +168,11 @@ def swap_attention(
         raise ValueError(f"{type(model).__name__} has no gate there to take out")
     name, args = origin(model)
     described: dict[str, Any] = dict(args.get("slots", {}))
-    seen = _channels(model, [path for path, gate in chosen.items() if gate is not None])
+    seen = maps(model, [path for path, gate in chosen.items() if gate is not None])
     plain = {f"{path}.se": block for _, path, block in blocks(model)}
     built: list[tuple[str, nn.Module | None, nn.Module, dict[str, Any], str]] = []
     for path, old in chosen.items():
-        channels = seen.get(path) or (widths(plain[path])[0] if path in plain else None)
+        channels = seen[path][1] if path in seen else widths(plain[path])[0] if path in plain else None
         if channels is None:
             raise ValueError(f"{type(model).__name__}: {path} never saw a [B, C, H, W] map, so it cannot be given another gate")
         asked = {**_defaults(model, path, old, channels), "calm": True, **own}
@@ -281,7 +239,7 @@ def finish_swap(model: nn.Module, example: torch.Tensor | None = None) -> SwapRe
 def _outputs(model: nn.Module, example: torch.Tensor | None) -> torch.Tensor | None:
     if example is None:
         return None
-    with _evaluating(model):
+    with evaluating(model):
         return model(example)
 
 

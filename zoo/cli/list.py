@@ -6,11 +6,13 @@ from typing import Annotated, Any
 import timm
 import torch
 import typer
+from torch.utils.flop_counter import FlopCounterMode
 from torchinfo import summary
 
 from registry import ATTENTION, DATASETS, HEADS, LOSSES, TOWERS, nearest
 
 from ..backbones import attention_slots
+from ..backbones.slots import maps
 from ..progress import tracked
 from .app import Debug, Json, app, print_table
 
@@ -29,9 +31,29 @@ def measure(name: str) -> dict[str, Any]:
     }
 
 
+def measure_attention(name: str) -> dict[str, Any]:
+    """What a gate costs in EfficientNet-B0: parameters and MACs of all sixteen, and what it weighs."""
+    model: Any = timm.create_model(f"effnet_{name}_b0", device="meta")
+    gates = {path: gate for path, _, gate in attention_slots(model)}
+    reached = maps(model, list(gates))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        for path, gate in gates.items():
+            gate.eval()(torch.empty(reached[path], device="meta"))
+    parameters = sum(parameter.numel() for gate in gates.values() for parameter in gate.parameters())
+    attends = getattr(ATTENTION[name], "attends", "")
+    return {
+        "name": name,
+        "attends": f"{attends}, parameter-free" if gates and not parameters else attends,
+        "parameters": parameters,
+        "macs": counter.get_total_flops() // 2,
+        "use": (ATTENTION[name].__doc__ or "").strip().partition("\n")[0],
+    }
+
+
 @app.command("list")
 def list_names(
     pattern: Annotated[str, typer.Argument(help="Model names to show, with * and ?.")] = "effnet_*_b0",
+    attention: Annotated[bool, typer.Option("--attention", help="List the attention gates, with their cost in EfficientNet-B0.")] = False,
     kinds: Annotated[bool, typer.Option("--kinds", help="List what else has a name: attentions, towers, heads, losses, data.")] = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -39,6 +61,7 @@ def list_names(
     """Models by name, with parameters and MACs.
 
     zoo list 'effnet_cbam_*'      every variant with CBAM
+    zoo list --attention          every gate: parameters, MACs, what it weighs, when to use it
     zoo list --kinds              attentions, towers, heads, losses, data
     """
     if kinds:
@@ -48,6 +71,14 @@ def list_names(
             print(json.dumps(names, indent=2))
         else:
             print_table("names", ["kind", "names"], [[kind, " ".join(shelf)] for kind, shelf in names.items()])
+        return
+    if attention:
+        rows = [measure_attention(name) for name in tracked(sorted(ATTENTION), len(ATTENTION), "measure")]
+        if as_json:
+            print(json.dumps(rows, indent=2))
+            return
+        cells = [[row["name"], row["attends"], row["parameters"], round(row["macs"] / 1e6, 1), row["use"]] for row in rows]
+        print_table("gates in EfficientNet-B0 at 224 px", ["name", "attends", "parameters", "M MACs", "what it is, when to use it"], cells)
         return
     models = timm.list_models(pattern)
     if not models:

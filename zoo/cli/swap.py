@@ -21,7 +21,9 @@ def swap(
     run: Annotated[Path, typer.Argument(help="A directory that zoo train made.")],
     attention: Annotated[str, typer.Argument(help="The new attention: a name of zoo list --attention.")],
     out: Annotated[Path, typer.Option(help="The new run directory.")],
-    keep: Annotated[str, typer.Option(help=f"{' or '.join(KEEP)}: keep the function and hand over while training, or start anew.")] = "graft",
+    keep: Annotated[
+        str, typer.Option(help=f"{' or '.join(KEEP)}: keep the function and hand over while training, or start anew.")
+    ] = "graft",
     stages: Annotated[str | None, typer.Option(help="Stages, from 0, such as 4,5; all by default.")] = None,
     where: Annotated[str | None, typer.Option(help="A pattern of slot paths, such as 'blocks.[56].*'.")] = None,
     finetune_epochs: Annotated[int, typer.Option(min=0, help="Train the new network, on the run's own data and recipe.")] = 0,

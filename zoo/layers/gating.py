@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-_CHUNK = 1 << 20  # bytes of x at a time; 256 KiB to 2 MiB are alike
+_CHUNK = 4 << 20  # bytes of x at a time
+_LEAST = 1 << 18  # elements of x: below, dispatch is all there is
 
 
-def _direct(x: Tensor) -> bool:
+def direct(x: Tensor) -> bool:
     """Whether the direct form serves. The answer is the same for x before and after it has passed through."""
     return (
         not torch.compiler.is_compiling()
@@ -42,6 +43,11 @@ def _direct(x: Tensor) -> bool:
         and not torch._C._len_torch_dispatch_stack()  # a mode that wants to see ordinary operations
         and forward_ad._current_level < 0
     )
+
+
+def _pays(x: Tensor) -> bool:
+    """Whether the direct form serves, and saves more than it costs where plain operations keep nothing large."""
+    return not torch.compiler.is_compiling() and type(x) is Tensor and torch.is_grad_enabled() and x.numel() >= _LEAST and direct(x)
 
 
 def _call(function: Any, *args: Any) -> Any:
@@ -97,32 +103,29 @@ def _scratch(x: Tensor, size: int) -> Tensor:
     return torch.empty_like(x if size >= x.shape[0] else x[:size])
 
 
-def _amax(x: Tensor, dim: int, out: Tensor) -> None:
+def _amax(x: Tensor, dim: int) -> Tensor:
     """Maximum of [B, C, N] over the channels (1) or the pixels (2).
 
     torch takes 32 neighbouring pixels at a time and the rest one by one, slowly: of 7 x 7 the rest is 17. Two times 32 that overlap are
     faster, and a maximum does not mind.
     """
     pixels = x.shape[2]
-    if not 32 < pixels < 64 or x.stride(2) != 1:
-        torch.amax(x, dim, out=out)
-    elif dim == 1:
-        torch.amax(x[:, :, :32], dim, out=out[:, :32])
-        torch.amax(x[:, :, -32:], dim, out=out[:, -32:])
-    else:
-        torch.maximum(x[:, :, :32].amax(dim), x[:, :, -32:].amax(dim), out=out)
+    if not 32 < pixels < 64 or x.stride(2) != 1 or x.numel() < 1 << 16:
+        return x.amax(dim)
+    first, last = x[:, :, :32].amax(dim), x[:, :, -32:].amax(dim)
+    return torch.maximum(first, last) if dim == 2 else torch.cat([first, last[:, 64 - pixels :]], 1)
 
 
 class _MeanPixels(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         _save(ctx, x)
-        return x, x.mean((2, 3))
+        return x, x.mean((2, 3), keepdim=True)
 
-    @_twice(lambda x: (x, x.mean((2, 3))))
+    @_twice(lambda x: (x, x.mean((2, 3), keepdim=True)))
     def backward(ctx: Any, gx: Tensor, gmean: Tensor | None) -> Tensor:
         if gmean is not None:
-            gx.add_((gmean / (gx.shape[2] * gx.shape[3]))[:, :, None, None])
+            gx.add_(gmean / (gx.shape[2] * gx.shape[3]))
         return gx
 
 
@@ -133,12 +136,10 @@ def _pool_pixels(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class _PoolPixels(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean, top = x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2])
-        for flat, total, highest in _chunks(_samples(x), x.flatten(2), mean, top):
-            torch.sum(flat, 2, out=total)
-            _amax(flat, 2, highest)
+        pairs = [(part.mean((2, 3)), _amax(part.flatten(2), 2)) for (part,) in _chunks(_samples(x), x)]
+        mean, top = pairs[0] if len(pairs) == 1 else map(torch.cat, zip(*pairs, strict=True))
         _save(ctx, x, top)
-        return x, mean.div_(x.shape[2] * x.shape[3]), top
+        return x, mean, top
 
     @_twice(_pool_pixels)
     def backward(ctx: Any, gx: Tensor, gmean: Tensor | None, gtop: Tensor | None) -> Tensor:
@@ -162,18 +163,16 @@ def _pool_channels(x: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class _PoolChannels(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        batch, channels, height, width = x.shape
-        pooled, product = x.new_empty(batch, 2, height, width), torch.empty_like(x)
-        flat = product.flatten(2)
-        for part, factor, out, result, to in _chunks(_samples(x), x, gate, product, flat, pooled.flatten(2)):
-            torch.mul(part, factor, out=out)
-            torch.sum(result, 1, out=to[:, 1])
-            _amax(result, 1, to[:, 0])
-        pooled[:, 1].div_(channels)
+        product = torch.empty_like(x)
+        pooled = []
+        for part, factor, out in _chunks(_samples(x), x, gate, product):
+            flat = torch.mul(part, factor, out=out).flatten(2)
+            pooled.append(torch.stack([_amax(flat, 1), flat.mean(1)], 1))
+        top_and_mean = (pooled[0] if len(pooled) == 1 else torch.cat(pooled)).view(-1, 2, *x.shape[2:])
         if ctx is not None:
             ctx.mark_non_differentiable(product)
-        _save(ctx, x, gate, pooled)
-        return x, pooled, product
+        _save(ctx, x, gate, top_and_mean)
+        return x, top_and_mean, product
 
     @_twice(_pool_channels)
     def backward(ctx: Any, gx: Tensor | None, gpooled: Tensor | None, _: None) -> tuple[Tensor | None, Tensor | None]:
@@ -246,20 +245,10 @@ class _ScaleBoth(Function):
         return gx, ggate[:, :, None, None], gspatial, None
 
 
-@torch.jit.unused
-def _direct_mean_pixels(x: Tensor) -> tuple[Tensor, Tensor]:
-    return _call(_MeanPixels, x)
-
-
-@torch.jit.unused
-def _direct_pool_pixels(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return _call(_PoolPixels, x)
-
-
 def pool_pixels(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """[B, C, H, W] -> x, mean [B, C], maximum [B, C]."""
     if not torch.jit.is_scripting():
-        if _direct(x):
+        if direct(x):
             return _call(_PoolPixels, x)
     return _pool_pixels(x)
 
@@ -267,7 +256,7 @@ def pool_pixels(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def pool_channels(x: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """[B, C, H, W], [B, C, 1, 1] -> x, maximum and mean of x * gate over the channels [B, 2, H, W], and x * gate for `scale_both`."""
     if not torch.jit.is_scripting():
-        if _direct(x):
+        if direct(x):
             same, pooled, product = _call(_PoolChannels, x, gate)
             return same if x.requires_grad else x, pooled, product
     return _pool_channels(x, gate)
@@ -276,22 +265,22 @@ def pool_channels(x: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def scale_both(x: Tensor, gate: Tensor, spatial: Tensor, product: Tensor) -> Tensor:
     """x * gate * spatial: [B, C, H, W] by [B, C, 1, 1] and [B, 1, H, W]; `product` is x * gate from `pool_channels` and is used up."""
     if not torch.jit.is_scripting():
-        if _direct(x):
+        if direct(x):
             return _call(_ScaleBoth, x, gate, spatial, product)
     return product * spatial
 
 
 def mean_pixels(x: Tensor) -> tuple[Tensor, Tensor]:
-    """[B, C, H, W] -> x, mean [B, C]."""
+    """[B, C, H, W] -> x, mean [B, C, 1, 1]."""
     if not torch.jit.is_scripting():
-        if _direct(x):
+        if _pays(x):
             return _call(_MeanPixels, x)
-    return x, x.mean((2, 3))
+    return x, x.mean((2, 3), keepdim=True)
 
 
 def scale(x: Tensor, gate: Tensor) -> Tensor:
     """x * gate: [B, C, H, W] by [B, C, 1, 1]."""
     if not torch.jit.is_scripting():
-        if _direct(x):
+        if _pays(x):
             return _call(_Scale, x, gate)
     return x * gate
