@@ -73,10 +73,7 @@ def write(found: dict[str, float], seeds: int) -> None:
             continue
         if statistics.median(ours) < base - WITHIN:
             low.append(gate)
-        cells = [
-            f"{statistics.median(each):.1f} | {', '.join(f'{value:.1f}' for value in each)}" if each else " | " for each in (ours, theirs)
-        ]
-        lines.append(f"| {gate} | {' | '.join(cells)} |")
+        lines.append(f"| {gate} | {cells(ours)} | {cells(theirs)} |")
     said = f"All medians are within {WITHIN:g} points of `se`." if not low else f"More than {WITHIN:g} points below `se`: {', '.join(low)}."
     packages = ", ".join(f"{package} {version(package)}" for package in ("effnet-zoo", "torch", "timm"))
     lines += ["", said, "", f"{packages}, Python {platform.python_version()}, {platform.machine()} CPU, one thread a run, float32."]
