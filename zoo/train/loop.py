@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from .optim import Schedule, create_optimizer
 from .randomness import seed_everything
 from .sampler import Plan
 from .task import Task
+from .tiny_maps import tiny_maps
 
 _FILES = ("config.json", "model.safetensors", "metrics.jsonl", "joint.safetensors")
 
@@ -90,9 +91,9 @@ def _may_write(out: Path, config: TrainConfig) -> None:
         raise ValueError(f"out: {out} holds {', '.join(held)}, but no run; choose another directory, so that nothing is lost")
 
 
-def _claim(out: Path, config: TrainConfig) -> None:
+def claim(out: Path, *, overwrite: bool) -> None:
     """Make the run directory ready; nothing goes that is not of a run, and nothing at all unless it was asked for."""
-    if config.overwrite and is_run(out):
+    if overwrite and is_run(out):
         checkpoint.remove(out / "checkpoints")
         for file in (*_FILES, *(path.name for path in out.glob("tokenizer.*.json"))):
             (out / file).unlink(missing_ok=True)
@@ -265,7 +266,7 @@ def fit(
     if saved:
         bare.load_state_dict(optimizer_state["optimizer"])
     if out is not None and engine.is_main:
-        _claim(out, config)
+        claim(out, overwrite=config.overwrite)
     engine.barrier()
     optimizer = engine.prepare(task, bare)
     if saved and "scaler" in optimizer_state:
@@ -323,7 +324,7 @@ def fit(
     if start == 0:
         save_model()  # a run that is killed in its first epoch is a run already
     batches = iter(loader)
-    with _stop_signals() as caught:
+    with _stop_signals() as caught, tiny_maps(task) if engine.device.type == "cpu" else nullcontext():
         for epoch in range(start // plan.steps_per_epoch, plan.epochs):
             task.train()
             steps = range(max(start, epoch * plan.steps_per_epoch), (epoch + 1) * plan.steps_per_epoch)
