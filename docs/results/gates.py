@@ -40,7 +40,9 @@ def accuracy(job: tuple[str, str, int]) -> tuple[str, str, int, float]:
         options = {} if gate == "se" else {"se_layer": gate}  # timm's "se" is another class than its EfficientNet's
         network = timm.create_model("efficientnet_b0", num_classes=10, drop_path_rate=0.05, **options)
     try:
-        top1 = zoo.fit(zoo.create_task(network, data), data.train, data.eval, zoo.TrainConfig(seed=seed))["top1"]
+        task = zoo.create_task(network, data)
+        zoo.fit(task, data.train, config=zoo.TrainConfig(seed=seed))
+        top1 = zoo.evaluate(task, data.eval)["top1"]
     except FloatingPointError:
         top1 = float("nan")  # timm's start can blow up; a table says so
     return whose, gate, seed, top1
@@ -90,9 +92,10 @@ def main() -> None:
     found: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
     jobs = [
         (whose, gate, seed)
+        for whose in ("zoo", "timm")
         for seed in range(asked.seeds)
         for gate in asked.gates
-        for whose in (("zoo", "timm") if gate in TIMMS else ("zoo",))
+        if whose == "zoo" or gate in TIMMS
         if f"{whose} {gate} {seed}" not in found
     ]
     with multiprocessing.get_context("spawn").Pool(asked.jobs) as pool:

@@ -1,10 +1,14 @@
 """zoo list: every name, its parameters and MACs."""
 
+import importlib
+
 import pytest
 import timm
 
 from registry import ATTENTION, DATASETS, HEADS, LOSSES, TOWERS
 from zoo.backbones import VARIANTS
+
+list_names = importlib.import_module("zoo.cli.list")
 
 
 def test_every_variant_of_an_attention_is_measured(zoo):
@@ -28,6 +32,30 @@ def test_a_table_without_json(zoo):
     said = zoo("list", "effnet_*_test")
     assert said.code == 0 and not said.err
     assert all(f"effnet_{attention}_test" in said.out for attention in ATTENTION)
+
+
+def test_attention(zoo, monkeypatch):
+    """What sixteen gates of B0 cost: the networks with and without them say the same. All are in the table; five show it."""
+    assert list_names.ATTENTION is ATTENTION
+    monkeypatch.setattr(list_names, "ATTENTION", {name: ATTENTION[name] for name in ("cbam", "eca", "none", "se", "simam")})
+    said = zoo("list", "--attention", "--json")
+    assert said.code == 0 and not said.err
+    rows = {row["name"]: row for row in said.json}
+    assert list(rows) == ["cbam", "eca", "none", "se", "simam"]
+    plain, gated = (sum(p.numel() for p in timm.create_model(f"effnet_{name}_b0", device="meta").parameters()) for name in ("none", "se"))
+    assert rows["se"]["parameters"] == gated - plain and 0.5e6 < rows["se"]["macs"] < 0.8e6
+    assert rows["none"]["parameters"] == rows["none"]["macs"] == 0
+    assert (
+        rows["simam"]["attends"].endswith(", parameter-free") and rows["se"]["attends"] == "channel" and rows["cbam"]["attends"] == "both"
+    )
+    assert all(row["attends"].partition(",")[0] in ("channel", "spatial", "both") for name, row in rows.items() if name != "none")
+    assert all(row["use"] == ATTENTION[name].__doc__.strip().splitlines()[0] for name, row in rows.items())
+
+
+def test_what_is_no_network_is_not_listed(zoo, mistake):
+    """The name under which swapped networks are saved is timm's as well; measured, it would stop the whole list."""
+    assert timm.is_model("attn_swap") and "no model is called 'attn_*'" in mistake("list", "attn_*")
+    assert [row["name"] for row in zoo("list", "*test_efficientnet", "--json").json] == ["test_efficientnet"]
 
 
 def test_kinds(zoo):

@@ -4,12 +4,15 @@ from .bam import BAM as BAM
 from .caa import CAA as CAA
 from .cbam import CBAM as CBAM
 from .ceca import CECA as CECA
+from .coord import CoordAttention as CoordAttention
 from .cpca import CPCA as CPCA
 from .eca import ECA as ECA
 from .ela import ELA as ELA
 from .ema import EMA as EMA
 from .ese import ESE as ESE
 from .fca import FCA as FCA
+from .gc import GlobalContext as GlobalContext
+from .gca import GlobalContextAdd as GlobalContextAdd
 from .gct import GCT as GCT
 from .ge import GatherExcite as GatherExcite
 from .lcbam import LCBAM as LCBAM

@@ -13,6 +13,11 @@ from torch import nn
 
 from registry import ATTENTION
 
+from ..layers import mean_pixels, scale
+
+torch.fx.wrap("mean_pixels")
+torch.fx.wrap("scale")
+
 
 @ATTENTION.register("eca")
 class ECA(nn.Module):
@@ -60,6 +65,6 @@ class ECA(nn.Module):
             nn.init.zeros_(self.conv.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        means = x.mean((2, 3)).unsqueeze(1)  # [B, 1, C]
-        gate = torch.sigmoid(self.conv(means)).squeeze(1)
-        return x * gate[:, :, None, None]
+        x, means = mean_pixels(x)  # [B, C, 1, 1]
+        gate = torch.sigmoid(self.conv(means.squeeze(3).transpose(1, 2)))  # [B, 1, C]
+        return scale(x, gate.transpose(1, 2).unsqueeze(3))

@@ -6,11 +6,17 @@ The gate EfficientNet was designed with, and so the baseline. It is timm's own E
 Hu et al., Squeeze-and-Excitation Networks, arXiv 1709.01507, equations 2-4.
 """
 
+import torch
 from timm.layers import LayerType
 from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
 from registry import ATTENTION
+
+from ..layers import mean_pixels, scale
+
+torch.fx.wrap("mean_pixels")
+torch.fx.wrap("scale")
 
 
 @ATTENTION.register("se")
@@ -39,3 +45,8 @@ class SE(SqueezeExcite):
         if self.calm:
             nn.init.zeros_(self.conv_expand.weight)
             nn.init.zeros_(self.conv_expand.bias)  # type: ignore[arg-type]  # timm builds it with a bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x, mean = mean_pixels(x)
+        gate = self.conv_expand(self.act1(self.conv_reduce(mean)))
+        return scale(x, self.gate(gate))

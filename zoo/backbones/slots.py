@@ -102,11 +102,14 @@ def slots(model: nn.Module) -> dict[str, nn.Module | None]:
     return found
 
 
-def stage(path: str) -> int:
-    """0-based stage of a slot: the index into `model.blocks` or `model.stages`, or the number behind `layer` or `s` less one."""
-    index = re.search(r"(?:^|\.)(?:blocks|stages|layers|features|levels)[._](\d+)", path)
+def stage(path: str) -> int | None:
+    """0-based stage of a slot: the index into `model.blocks` or `model.stages`, or the number behind `layer` or `s` less one.
+
+    None of one that stands in no stage, in a stem or before the head.
+    """
+    index = re.search(r"(?:^|[._])(?:blocks|stages|layers|features|levels)[._](\d+)", path)
     number = re.search(r"(?:^|\.)(?:layer|stage|s)(\d+)", path)
-    return int(index[1]) if index else int(number[1]) - 1 if number else 0
+    return int(index[1]) if index else int(number[1]) - 1 if number else None
 
 
 def attention_slots(model: nn.Module) -> list[tuple[str, str, nn.Module]]:

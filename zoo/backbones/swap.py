@@ -1,6 +1,7 @@
 """Another attention in a network that has learned something, in place."""
 
 import fnmatch
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +86,9 @@ def _chosen(model: nn.Module, wanted: Any, where: Any) -> dict[str, nn.Module | 
         chosen = {path: gate for path, gate in every.items() if gate is not None} or chosen
     if wanted is not None:
         numbers = [wanted] if isinstance(wanted, int) else list(wanted)
-        there = sorted({stage(path) for path in every})
+        there = sorted({number for path in every if (number := stage(path)) is not None})
+        if not numbers:
+            raise ValueError("stages: expected one or more, got none; leave it out for all")
         if beyond := [number for number in numbers if number not in there]:
             raise ValueError(f"stages: {name} has slots in stages {', '.join(map(str, there))}, got {', '.join(map(str, beyond))}")
         chosen = {path: gate for path, gate in chosen.items() if stage(path) in numbers}
@@ -153,12 +156,18 @@ def swap_attention(
 
     Raises:
         KeyError: no such attention; the nearest names are offered.
+        TypeError: an option that the gate does not have.
         ValueError: nothing can be swapped, and why.
     """
     if keep not in KEEP:
         raise ValueError(f"keep: expected {' or '.join(KEEP)}, got {keep!r}")
     ATTENTION[to]
-    own = dict(attn_kwargs or {})
+    try:
+        own = json.loads(json.dumps(dict(attn_kwargs or {})))  # as it will be read from the file
+    except TypeError as error:
+        raise ValueError(
+            f"attn_kwargs: expected what JSON can hold, such as {{'act_layer': 'relu'}}, so that it can be saved: {error}"
+        ) from None
     chosen = _chosen(model, stages, where)
     if to == "none":
         chosen = {path: gate for path, gate in chosen.items() if gate is not None}
@@ -186,7 +195,7 @@ def swap_attention(
     for path, old, new, description, how in built:  # only now, when nothing can fail any more
         if how == "handed over":
             description["from"] = described.get(path)
-        place(model, path, HandOver(old if old is not None else nn.Identity(), new) if how == "handed over" else new)
+        place(model, path, HandOver(old if old is not None else nn.Identity().train(new.training), new) if how == "handed over" else new)
         described[path] = description
         changes.append(Change(path, shown(old), to, _parameters(old), _parameters(new), how))
     record(model, name, args, described)
@@ -216,7 +225,7 @@ def finish_swap(model: nn.Module, example: torch.Tensor | None = None) -> SwapRe
     before = _outputs(model, example)
     changes = []
     for path, gate in under_way.items():
-        share = float(gate.share)  # type: ignore[arg-type]
+        share = 1.0 if gate.share.is_meta else float(gate.share)
         how = "complete" if share == 1 else f"cut short at {share:.0%}"
         changes.append(Change(path, shown(gate.old), shown(gate.new), _parameters(gate.old), _parameters(gate.new), how))
         place(model, path, gate.new)

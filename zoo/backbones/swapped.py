@@ -51,7 +51,11 @@ def origin(model: Any) -> tuple[str | None, dict[str, Any]]:
     if cfg["architecture"] == _ENTRY:
         return args["base"], args
     shared = {key: args.pop(key) for key in _SHARED if key in args}
-    return cfg["architecture"], {**shared, "base": cfg["architecture"], "base_args": args, "slots": {}}
+    name, tag = cfg["architecture"], cfg.get("tag") or ""
+    base = (
+        f"{name}.{tag}" if name.startswith("effnet_") and tag.startswith("tf_") else name
+    )  # that tag is another padding, not only weights
+    return base, {**shared, "base": base, "base_args": args, "slots": {}}
 
 
 def record(model: Any, name: str | None, args: dict[str, Any], described: dict[str, Any]) -> None:
@@ -64,8 +68,12 @@ def record(model: Any, name: str | None, args: dict[str, Any], described: dict[s
 def _whole(state: dict[str, torch.Tensor], model: Any, *, source: str) -> dict[str, torch.Tensor]:
     """timm goes quiet about everything that is missing as soon as the number of classes differs; only the classifier may."""
     head = model.pretrained_cfg.get("classifier") or ()
-    heads = tuple(f"{each}." for each in ([head] if isinstance(head, str) else head))
+    names = [head] if isinstance(head, str) else head
+    heads = tuple(f"{name}." for name in names)
     wanted = model.state_dict()
+    if not model.num_classes:  # then some drop what stands beside the classifier too, such as its norm
+        around = tuple(f"{name.rpartition('.')[0]}." for name in names if "." in name)
+        state = {key: value for key, value in state.items() if key in wanted or not key.startswith((*heads, *around))}
     missing = [key for key in wanted if key not in state and not key.startswith(heads)]
     unknown = [key for key in state if key not in wanted and not key.startswith(heads)]
     for fault, keys in (("lacks", missing), ("has no place for", unknown)):
@@ -112,11 +120,10 @@ def attn_swap(
     features: dict[str, Any] = {}
     if kwargs.get("features_only"):
         features["feature_cfg"] = {"feature_cls": "getter"}
-    wrapped = {
-        key: kwargs.pop(key)
-        for key in ("features_only", "out_indices", "feature_cls", "cache_dir", "pretrained_model_args")
-        if key in kwargs
-    }
+        if "feature_cls" not in kwargs and "out_indices" not in kwargs:
+            plain: Any = timm.create_model(base, **{**(base_args or {}), "features_only": True, "device": "meta"})
+            features["feature_cfg"]["out_indices"] = tuple(plain.feature_info.out_indices)  # those of the base: not all have five
+    wrapped = {key: kwargs.pop(key) for key in _WRAPPING if key in kwargs}
     return build_model_with_cfg(
         functools.partial(_swapped, base, dict(base_args or {}), slots),
         _ENTRY,

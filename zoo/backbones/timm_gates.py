@@ -26,7 +26,7 @@ TIMM_GATES: dict[Any, str] = {
 """timm's class -> the name of the idea. The same name does not promise the same function: that is measured when it matters."""
 
 _BOTTLENECKS = ("conv_reduce", "fc1", "channel.fc1", "mlp_scale.fc1", "mlp_add.fc1", "conv1")  # whose output is the reduced width
-_ACTIVATIONS = ("act1", "act", "relu", "channel.act")
+_ACTIVATIONS = ("act1", "act", "relu", "channel.act", "mlp_scale.act", "mlp_add.act")
 _ACT_NAMES = ("relu", "relu6", "silu", "hard_swish", "gelu", "mish", "elu", "prelu", "leaky_relu", "selu", "celu", "tanh", "sigmoid")
 _RENAMED = {"fc1.": "conv_reduce.", "fc2.": "conv_expand."}  # of timm's squeeze-and-excitation classes
 
@@ -70,10 +70,18 @@ def _translated(old: nn.Module, new: nn.Module) -> dict[str, torch.Tensor] | Non
     return {key: value.reshape(wanted[key].shape) for key, value in state.items()}
 
 
+def _on_cpu(gate: nn.Module) -> nn.Module:
+    """A copy. Of a gate without numbers it holds any; of another one it keeps those that no state dict holds."""
+    gate = copy.deepcopy(gate)
+    return gate.to_empty(device="cpu") if any(value.is_meta for value in gate.state_dict().values()) else gate.to("cpu")
+
+
 @torch.no_grad()
 def same_function(old: nn.Module, new: nn.Module, channels: int) -> bool:
     """Whether `new` can hold whatever `old` may learn: tried with random weights on random maps (a hard and a soft sigmoid agree at 0)."""
-    old, new = (copy.deepcopy(gate).to_empty(device="cpu").float().eval() for gate in (old, new))
+    if any(value.is_meta for gate in (old, new) for key, value in gate.named_buffers() if key not in gate.state_dict()):
+        return False  # a constant of the gate, and nobody knows which
+    old, new = (_on_cpu(gate).float().eval() for gate in (old, new))
     draw = torch.Generator().manual_seed(0)
     for key, value in old.state_dict().items():
         if value.is_floating_point():

@@ -108,7 +108,7 @@ def _base(model: Any) -> tuple[str, dict[str, Any]]:
     cfg, args = model.pretrained_cfg, dict(getattr(model, "_model_args", {}))
     name = cfg["architecture"]
     if "base" in args:  # swapped
-        name, args = args["base"], {**args, **args["base_args"]}
+        name, args = args["base"].partition(".")[0], {**args, **args["base_args"]}
     variant = max((variant for variant in VARIANTS if name.endswith(f"_{variant}")), key=len, default=None)
     if name.startswith("effnet_") and variant:
         row = VARIANTS[variant]

@@ -12,7 +12,7 @@ from ..backbones.swap import KEEP
 from ..build import load_run
 from ..progress import console
 from ..train import Classify, TrainConfig, fit
-from ..train.loop import is_run
+from ..train.loop import claim, is_run
 from .app import Debug, Json, app
 
 
@@ -58,6 +58,7 @@ def swap(
         recipe |= {"epochs": finetune_epochs, "out": str(out), "overwrite": overwrite, **({"lr": lr} if lr else {})}
         metrics = fit(task, rows.train, rows.eval, TrainConfig(**recipe), about={"data": data or opened.settings.get("data"), **about})
     else:
+        claim(out, overwrite=overwrite)  # no checkpoint of the run that was there may be taken for one of this network
         task.save(out, task.trainable_module, {**opened.settings, **about})
         metrics = {}
     if as_json:
@@ -68,4 +69,6 @@ def swap(
     if finetune_epochs:
         console.print(f"{task.metric} {metrics[task.metric]:.1f} %; the run is in {out}", highlight=False, soft_wrap=True)
     else:
-        console.print(f"the new network is in {out}; next: zoo train {out} --data ... --out ...", highlight=False, soft_wrap=True)
+        joint = f"zoo swap {run} {attention} --out ... --finetune-epochs ... (zoo train would start the other towers anew)"
+        onward = f"zoo train {out} --data ... --out ..." if isinstance(task, Classify) else joint
+        console.print(f"the new network is in {out}; next: {onward}", highlight=False, soft_wrap=True)

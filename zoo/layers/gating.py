@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 _CHUNK = 4 << 20  # bytes of x at a time
-_LEAST = 1 << 18  # elements of x: below, dispatch is all there is
+LEAST = 1 << 18  # elements of x: below, dispatch is all there is
 
 
 def direct(x: Tensor) -> bool:
@@ -47,23 +47,23 @@ def direct(x: Tensor) -> bool:
 
 def _pays(x: Tensor) -> bool:
     """Whether the direct form serves, and saves more than it costs where plain operations keep nothing large."""
-    return not torch.compiler.is_compiling() and type(x) is Tensor and torch.is_grad_enabled() and x.numel() >= _LEAST and direct(x)
+    return not torch.compiler.is_compiling() and type(x) is Tensor and torch.is_grad_enabled() and x.numel() >= LEAST and direct(x)
 
 
-def _call(function: Any, *args: Any) -> Any:
+def call(function: Any, *args: Any) -> Any:
     """The function, past autograd where nothing needs a gradient."""
     if torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
         return function.apply(*args)
     return function.forward(None, *args)
 
 
-def _save(ctx: Any, *tensors: Tensor) -> None:
+def save(ctx: Any, *tensors: Tensor) -> None:
     if ctx is not None:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
 
 
-def _twice(plain: Callable[..., Any]) -> Callable[..., Any]:
+def twice(plain: Callable[..., Any]) -> Callable[..., Any]:
     """Of a backward pass that is itself to be differentiated (create_graph), the plain form. The inputs are saved first, in order."""
 
     def wrap(backward: Callable[..., Any]) -> Any:
@@ -88,18 +88,18 @@ def _twice(plain: Callable[..., Any]) -> Callable[..., Any]:
     return wrap
 
 
-def _samples(x: Tensor) -> int:
+def samples(x: Tensor) -> int:
     """How many samples make a chunk."""
     return max(1, _CHUNK * x.shape[0] // (x.numel() * x.element_size()))
 
 
-def _chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     if size >= tensors[0].shape[0]:
         return iter((tensors,))
     return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
 
-def _scratch(x: Tensor, size: int) -> Tensor:
+def scratch(x: Tensor, size: int) -> Tensor:
     return torch.empty_like(x if size >= x.shape[0] else x[:size])
 
 
@@ -119,13 +119,15 @@ def _amax(x: Tensor, dim: int) -> Tensor:
 class _MeanPixels(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        _save(ctx, x)
+        save(ctx, x)
         return x, x.mean((2, 3), keepdim=True)
 
-    @_twice(lambda x: (x, x.mean((2, 3), keepdim=True)))
-    def backward(ctx: Any, gx: Tensor, gmean: Tensor | None) -> Tensor:
+    @twice(lambda x: (x, x.mean((2, 3), keepdim=True)))
+    def backward(ctx: Any, gx: Tensor | None, gmean: Tensor | None) -> Tensor:
+        (x,) = ctx.saved_tensors
+        gx = torch.zeros_like(x) if gx is None else gx
         if gmean is not None:
-            gx.add_(gmean / (gx.shape[2] * gx.shape[3]))
+            gx.add_(gmean / (x.shape[2] * x.shape[3]))
         return gx
 
 
@@ -136,20 +138,21 @@ def _pool_pixels(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class _PoolPixels(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        pairs = [(part.mean((2, 3)), _amax(part.flatten(2), 2)) for (part,) in _chunks(_samples(x), x)]
+        pairs = [(part.mean((2, 3)), _amax(part.flatten(2), 2)) for (part,) in chunks(samples(x), x)]
         mean, top = pairs[0] if len(pairs) == 1 else map(torch.cat, zip(*pairs, strict=True))
-        _save(ctx, x, top)
+        save(ctx, x, top)
         return x, mean, top
 
-    @_twice(_pool_pixels)
-    def backward(ctx: Any, gx: Tensor, gmean: Tensor | None, gtop: Tensor | None) -> Tensor:
+    @twice(_pool_pixels)
+    def backward(ctx: Any, gx: Tensor | None, gmean: Tensor | None, gtop: Tensor | None) -> Tensor:
         x, top = ctx.saved_tensors
+        gx = torch.zeros_like(x) if gx is None else gx
         gmean, gtop = (torch.zeros_like(top) if grad is None else grad for grad in (gmean, gtop))
-        size = _samples(x)
-        scratch = _scratch(x, size)
+        size = samples(x)
+        space = scratch(x, size)
         small = (value[:, :, None, None] for value in (top, gmean / (x.shape[2] * x.shape[3]), gtop))
-        for part, to, highest, share, prize in _chunks(size, x, gx, *small):
-            winners = torch.eq(part, highest, out=scratch[: part.shape[0]])
+        for part, to, highest, share, prize in chunks(size, x, gx, *small):
+            winners = torch.eq(part, highest, out=space[: part.shape[0]])
             prize = prize / winners.sum((2, 3), keepdim=True)  # equal maxima share, as torch has it
             to.addcmul_(winners, prize).add_(share)
         return gx
@@ -165,27 +168,27 @@ class _PoolChannels(Function):
     def forward(ctx: Any, x: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         product = torch.empty_like(x)
         pooled = []
-        for part, factor, out in _chunks(_samples(x), x, gate, product):
+        for part, factor, out in chunks(samples(x), x, gate, product):
             flat = torch.mul(part, factor, out=out).flatten(2)
             pooled.append(torch.stack([_amax(flat, 1), flat.mean(1)], 1))
         top_and_mean = (pooled[0] if len(pooled) == 1 else torch.cat(pooled)).view(-1, 2, *x.shape[2:])
         if ctx is not None:
             ctx.mark_non_differentiable(product)
-        _save(ctx, x, gate, top_and_mean)
+        save(ctx, x, gate, top_and_mean)
         return x, top_and_mean, product
 
-    @_twice(_pool_channels)
+    @twice(_pool_channels)
     def backward(ctx: Any, gx: Tensor | None, gpooled: Tensor | None, _: None) -> tuple[Tensor | None, Tensor | None]:
         x, gate, pooled = ctx.saved_tensors
         if gpooled is None:
             return gx, None
-        size = _samples(x)
-        scratch = _scratch(x, size)
+        size = samples(x)
+        space = scratch(x, size)
         ggate = x.new_empty(x.shape[:2])
         into = x if gx is None else gx
         prizes, shares = gpooled[:, :1], gpooled[:, 1:] / x.shape[1]
-        for part, to, factor, highest, prize, share, total in _chunks(size, x, into, gate, pooled[:, :1], prizes, shares, ggate):
-            winners = torch.mul(part, factor, out=scratch[: part.shape[0]])
+        for part, to, factor, highest, prize, share, total in chunks(size, x, into, gate, pooled[:, :1], prizes, shares, ggate):
+            winners = torch.mul(part, factor, out=space[: part.shape[0]])
             torch.eq(winners, highest, out=winners)
             gproduct = torch.addcmul(share, winners, prize / winners.sum(1, keepdim=True), out=winners)
             if gx is not None:
@@ -197,20 +200,20 @@ class _PoolChannels(Function):
 class _Scale(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor) -> Tensor:
-        _save(ctx, x, gate)
+        save(ctx, x, gate)
         return x * gate
 
-    @_twice(torch.mul)
+    @twice(torch.mul)
     def backward(ctx: Any, gy: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         x, gate = ctx.saved_tensors
         if gy is None:
             return None, None
-        size = _samples(x)
-        scratch = _scratch(x, size)
+        size = samples(x)
+        space = scratch(x, size)
         ggate = x.new_empty(x.shape[:2])
         gx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        for part, given, factor, to, total in _chunks(size, x, gy, gate, x if gx is None else gx, ggate):
-            torch.sum(torch.mul(given, part, out=scratch[: part.shape[0]]).flatten(2), 2, out=total)
+        for part, given, factor, to, total in chunks(size, x, gy, gate, x if gx is None else gx, ggate):
+            torch.sum(torch.mul(given, part, out=space[: part.shape[0]]).flatten(2), 2, out=total)
             if gx is not None:
                 torch.mul(given, factor, out=to)
         return gx, ggate[:, :, None, None]
@@ -219,24 +222,24 @@ class _Scale(Function):
 class _ScaleBoth(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor, spatial: Tensor, product: Tensor) -> Tensor:
-        _save(ctx, x, gate, spatial)
+        save(ctx, x, gate, spatial)
         if ctx is not None:
             ctx.mark_dirty(product)
         return product.mul_(spatial)
 
-    @_twice(lambda x, gate, spatial: x * gate * spatial)
+    @twice(lambda x, gate, spatial: x * gate * spatial)
     def backward(ctx: Any, gy: Tensor | None) -> tuple[Tensor | None, ...]:
         x, gate, spatial = ctx.saved_tensors
         if gy is None:
             return None, None, None, None
-        size = _samples(x)
-        scratch = _scratch(x, size)
+        size = samples(x)
+        space = scratch(x, size)
         gx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         ggate, gspatial = x.new_empty(x.shape[:2]), torch.empty_like(spatial, memory_format=torch.contiguous_format)
         row, column = gate.view(-1, 1, x.shape[1]), spatial.flatten(1)
         small = (gate, spatial, row, column, ggate, gspatial.flatten(2))
-        for part, given, to, factor, field, rows, columns, gfactor, gfield in _chunks(size, x, gy, x if gx is None else gx, *small):
-            slope = torch.mul(given, part, out=scratch[: part.shape[0]]).flatten(2)
+        for part, given, to, factor, field, rows, columns, gfactor, gfield in chunks(size, x, gy, x if gx is None else gx, *small):
+            slope = torch.mul(given, part, out=space[: part.shape[0]]).flatten(2)
             torch.bmm(rows, slope, out=gfield)
             for one, by, total in zip(slope, columns, gfactor, strict=True):
                 torch.mv(one, by, out=total)  # a batched product with one column is several times slower
@@ -249,7 +252,7 @@ def pool_pixels(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """[B, C, H, W] -> x, mean [B, C], maximum [B, C]."""
     if not torch.jit.is_scripting():
         if direct(x):
-            return _call(_PoolPixels, x)
+            return call(_PoolPixels, x)
     return _pool_pixels(x)
 
 
@@ -257,7 +260,7 @@ def pool_channels(x: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """[B, C, H, W], [B, C, 1, 1] -> x, maximum and mean of x * gate over the channels [B, 2, H, W], and x * gate for `scale_both`."""
     if not torch.jit.is_scripting():
         if direct(x):
-            same, pooled, product = _call(_PoolChannels, x, gate)
+            same, pooled, product = call(_PoolChannels, x, gate)
             return same if x.requires_grad else x, pooled, product
     return _pool_channels(x, gate)
 
@@ -266,7 +269,7 @@ def scale_both(x: Tensor, gate: Tensor, spatial: Tensor, product: Tensor) -> Ten
     """x * gate * spatial: [B, C, H, W] by [B, C, 1, 1] and [B, 1, H, W]; `product` is x * gate from `pool_channels` and is used up."""
     if not torch.jit.is_scripting():
         if direct(x):
-            return _call(_ScaleBoth, x, gate, spatial, product)
+            return call(_ScaleBoth, x, gate, spatial, product)
     return product * spatial
 
 
@@ -274,7 +277,7 @@ def mean_pixels(x: Tensor) -> tuple[Tensor, Tensor]:
     """[B, C, H, W] -> x, mean [B, C, 1, 1]."""
     if not torch.jit.is_scripting():
         if _pays(x):
-            return _call(_MeanPixels, x)
+            return call(_MeanPixels, x)
     return x, x.mean((2, 3), keepdim=True)
 
 
@@ -282,5 +285,5 @@ def scale(x: Tensor, gate: Tensor) -> Tensor:
     """x * gate: [B, C, H, W] by [B, C, 1, 1]."""
     if not torch.jit.is_scripting():
         if _pays(x):
-            return _call(_Scale, x, gate)
+            return call(_Scale, x, gate)
     return x * gate

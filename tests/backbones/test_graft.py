@@ -1,0 +1,116 @@
+"""One gate takes over from another: exact at both ends, by a share of each in between; the outermost hand-over counts."""
+
+import copy
+import pickle
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import zoo
+from zoo.attention import CBAM, ECA, SE
+from zoo.backbones.graft import HandOver, hand_overs
+
+
+class Times(nn.Module):
+    """x times a number."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+
+    def forward(self, x):
+        return x * self.factor
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9, 1.0])
+def test_the_equation(share):
+    gate = HandOver(Times(2.0), Times(7.0)).double()
+    zoo.set_share(gate, share)
+    x = torch.randn(2, 8, 3, 3, dtype=torch.float64)
+    assert torch.allclose(gate(x), ((1 - share) * 2 + share * 7) * x, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_exact_at_both_ends(dtype):
+    """Written as in the equation it is not: in bfloat16, 300 + 1 * (0.1 - 300) is 0."""
+    gate, x = HandOver(Times(300.0), Times(0.1)).to(dtype), torch.randn(2, 8, 3, 3).to(dtype)
+    old, new = gate.old(x), gate.new(x)
+    assert not torch.equal(old + (new - old), new), "the control"
+    assert torch.equal(gate(x), old)
+    zoo.set_share(gate, 1.0)
+    assert torch.equal(gate(x), new)
+
+
+def test_gradients_are_shared_out():
+    gate = HandOver(Times(2.0), Times(7.0))
+    zoo.set_share(gate, 0.25)
+    x = torch.randn(1, 8, 2, 2, requires_grad=True)
+    gate(x).sum().backward()
+    assert torch.allclose(gate.old.factor.grad, 0.75 * x.sum()) and torch.allclose(gate.new.factor.grad, 0.25 * x.sum())
+    assert torch.allclose(x.grad, torch.full_like(x, 0.75 * 2 + 0.25 * 7))
+
+
+def test_an_empty_place_passes_everything_on():
+    gate, x = HandOver(nn.Identity(), SE(16, calm=True)), torch.randn(2, 16, 5, 5)
+    assert torch.equal(gate(x), x)
+    zoo.set_share(gate, 0.5)
+    assert torch.allclose(gate(x), 0.75 * x), "half of x, and half of the calm gate's half of x"
+
+
+def test_the_share_is_saved_and_is_not_trained():
+    gate = HandOver(ECA(8), CBAM(8))
+    zoo.set_share(gate, 0.375)
+    assert gate.state_dict()["share"] == 0.375 and "share" not in dict(gate.named_parameters())
+    other = HandOver(ECA(8), CBAM(8))
+    other.load_state_dict(gate.state_dict())
+    assert other.share == 0.375
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))], ids=["deepcopy", "pickle"])
+def test_copies(copied):
+    gate, x = HandOver(ECA(8), CBAM(8)).eval(), torch.randn(1, 8, 4, 4)
+    zoo.set_share(gate, 0.5)
+    other = copied(gate)
+    assert torch.equal(other(x), gate(x))
+    zoo.set_share(other, 1.0)
+    assert gate.share == 0.5
+
+
+def test_under_autocast_and_in_another_dtype():
+    gate, x = HandOver(SE(16), ECA(16)), torch.randn(1, 16, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert gate(x).shape == x.shape
+    assert gate.to(torch.bfloat16)(x.bfloat16()).dtype is torch.bfloat16
+
+
+def test_channels_last_stays():
+    x = torch.randn(2, 16, 5, 5).to(memory_format=torch.channels_last)
+    assert HandOver(ECA(16), SE(16))(x).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # torch says so to everybody who scripts; timm's users do
+def test_scripted_and_exported():
+    gate, x = HandOver(SE(16), ECA(16)).eval(), torch.randn(1, 16, 4, 4)
+    zoo.set_share(gate, 0.5)
+    assert torch.allclose(torch.jit.script(gate)(x), gate(x)) and torch.allclose(torch.export.export(gate, (x,)).module()(x), gate(x))
+
+
+def test_only_the_outermost_is_under_way():
+    """What an earlier hand-over has come to is part of the old gate; it stays, or the network would jump when the next run begins."""
+    inner = HandOver(Times(2.0), Times(4.0))
+    zoo.set_share(inner, 0.5)
+    outer, x = HandOver(inner, Times(9.0)), torch.ones(1, 8, 1, 1)
+    assert [path for path, _ in hand_overs(nn.Sequential(outer, HandOver(Times(1.0), Times(1.0))))] == ["0", "1"]
+    assert [module for _, module in hand_overs(outer)] == [outer]
+    zoo.set_share(outer, 0.0)
+    assert inner.share == 0.5 and (outer(x) == 3).all()
+
+
+def test_all_of_a_network():
+    model = timm.create_model("effnet_se_test", attn_all=True)
+    zoo.swap_attention(model, "cbam")
+    zoo.set_share(model, 0.25)
+    assert [float(module.share) for _, module in hand_overs(model)] == [0.25] * 5
+    assert [name for _, name, _ in zoo.attention_slots(model)] == ["se>cbam"] * 5
