@@ -65,6 +65,6 @@ class ECA(nn.Module):
             nn.init.zeros_(self.conv.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x, means = mean_pixels(x)  # [B, C, 1, 1]
-        gate = torch.sigmoid(self.conv(means.squeeze(3).transpose(1, 2)))  # [B, 1, C]
-        return scale(x, gate.transpose(1, 2).unsqueeze(3))
+        x, means = mean_pixels(x)
+        gate = torch.sigmoid(self.conv(means.view(x.shape[0], 1, -1)))  # [B, 1, C]
+        return scale(x, gate.view(x.shape[0], -1, 1, 1))

@@ -1,56 +1,27 @@
-"""Global Context, added: what the attended mean of the pixels says is added to every pixel.
+"""Global context, added: y = x + W2 act(LN(W1 c + b1)) + b2, with c the attention-weighted mean of `gc`.
 
-    a = softmax_hw(W_k x)                            one weight a pixel
-    z = sum_hw(a x)                                  C
-    y = x + W_2 act(LN(W_1 z))
+The authors' default fusion; timm's name for it. Not a gate in the strict sense: it moves every pixel of a channel by the same amount.
 
-The authors' block with their default fusion, `channel_add`; with `channel_mul` it is `gc`. A simplified non-local block: every pixel asks
-the same question, so it is asked once.
-
-Cao et al., GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond, arXiv 1904.11492, equation 7 and figure 4.
+Cao et al., GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond, arXiv 1904.11492.
 """
 
 import torch
-from timm.layers import LayerType
-from torch import nn
 
 from registry import ATTENTION
 
-from ..layers import rd_channels
-from .gc import Context
+from ..layers.attend import attend
+from .gc import GlobalContext
+
+torch.fx.wrap("attend")
 
 
 @ATTENTION.register("gca")
-class GlobalContextAdd(nn.Module):
-    """Adds a global context to every pixel; use it where the whole picture tells what a part of it is, or as a cheap `nl`.
+class GlobalContextAdd(GlobalContext):
+    """Adds a global context to every pixel; use it in place of a non-local block, whose long ranges it has for the price of a pooling.
 
-    Args:
-        channels: C of the [B, C, H, W] that comes in and goes out.
-        rd_ratio: width of the bottleneck over C, rounded down; the authors' 1/16 by default.
-        act_layer: in the bottleneck; the paper's ReLU by default.
-        calm: accepted for the contract; the authors' start is the identity already.
+    Args: those of `gc`. At the start the last layer is zero, and the output is the input.
     """
 
-    attends = "channel"
-
-    def __init__(
-        self,
-        channels: int,
-        *,
-        rd_ratio: float = 1 / 16,
-        act_layer: LayerType = "relu",
-        calm: bool = False,
-        device=None,
-        dtype=None,
-    ):
-        super().__init__()
-        self.context = Context(channels, rd_channels(channels, rd_ratio), act_layer, owned=False, device=device, dtype=dtype)
-        self.calm = calm
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        self.context.init_weights()
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x, context = self.context(x)
-        return x + context
+        x, context = attend(x, self.mask.weight, self.mask.bias, alone=False)
+        return x + self.transform(context)

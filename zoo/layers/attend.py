@@ -1,4 +1,4 @@
-"""Attention pooling: a weighted mean of the pixels, the weights a softmax of a 1x1 convolution. See gating.py for why x passes through."""
+"""Attention pooling: one weighted mean of the pixels, the weights a softmax of a 1x1 convolution. See gating.py for why x passes through."""
 
 from typing import Any
 
@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .gating import call, chunks, direct, samples, save, twice
+from .precision import at_least_float32
 
 
 def _attend(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    logits = F.conv2d(x, weight, bias).flatten(2)
-    attention = torch.softmax(logits, 2, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)  # [B, 1, H * W]
+    logits = at_least_float32(F.conv2d(x, weight, bias).flatten(2))
+    attention = torch.softmax(logits, 2).to(x.dtype)
     return x, (x.flatten(2) @ attention.transpose(1, 2)).unsqueeze(3)
 
 
@@ -23,45 +24,48 @@ def _by_sample(x: Tensor, weights: Tensor) -> Tensor:
 
 class _Attend(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, owned: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, alone: bool) -> tuple[Tensor, Tensor]:
         row = weight.view(1, 1, -1)
         contexts, attentions = [], []
         for (part,) in chunks(samples(x), x.flatten(2)):
-            attention = torch.softmax((row.expand(part.shape[0], -1, -1) @ part).squeeze(1) + bias, 1)
-            contexts.append(_by_sample(part, attention))
-            attentions.append(attention)
+            attentions.append(torch.softmax((row.expand(part.shape[0], 1, -1) @ part).squeeze(1) + bias, 1))
+            contexts.append(_by_sample(part, attentions[-1]))
         save(ctx, x, weight, bias, torch.cat(attentions))
         if ctx is not None:
-            ctx.owned = owned
+            ctx.alone = alone
         return x, torch.cat(contexts)[:, :, None, None]
 
-    @twice(lambda x, weight, bias, _: _attend(x, weight, bias))
+    @twice(lambda x, weight, bias: _attend(x, weight, bias))
     def backward(ctx: Any, gx: Tensor | None, gcontext: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight, bias, attentions = ctx.saved_tensors
         if gcontext is None:
             return gx, None, None, None
-        out = torch.zeros_like(x) if gx is None else gx if ctx.owned else gx.clone(memory_format=torch.preserve_format)
+        if ctx.needs_input_grad[0]:
+            gx = torch.zeros_like(x) if gx is None else gx
+            out = gx if ctx.alone and gx.stride() == x.stride() else torch.empty_like(x)
+        else:
+            gx = out = x  # neither read nor written
+        total, gbias = torch.zeros_like(weight).view(-1), torch.zeros_like(bias)
         column = weight.view(1, -1, 1)
-        gweight, gbias = torch.zeros_like(weight).view(-1), torch.zeros_like(bias)
-        small = (gcontext.flatten(2), attentions)  # [B, C, 1], [B, H * W]
-        for part, to, pull, attention in chunks(samples(x), x.flatten(2), out, *small):
-            slope = torch.bmm(pull.transpose(1, 2), part).squeeze(1)
+        for part, given, to, context, attention in chunks(
+            samples(x), x.flatten(2), gx.flatten(2), out.flatten(2), gcontext.flatten(2), attentions
+        ):
+            slope = (context.transpose(1, 2) @ part).squeeze(1)
             glogits = attention * (slope - (attention * slope).sum(1, keepdim=True))
-            gweight += _by_sample(part, glogits).sum(0)
+            total += _by_sample(part, glogits).sum(0)
             gbias += glogits.sum()
-            left = torch.cat([column.expand(part.shape[0], -1, 1), pull], 2)  # [b, C, 2]
-            right = torch.stack([glogits, attention], 1)  # [b, 2, H * W]
-            to.add_(torch.bmm(left, right).view(part.shape[0], -1, *x.shape[2:]))
-        return out, gweight.view(weight.shape), gbias, None
+            if out is not x:
+                left = torch.cat([column.expand(part.shape[0], -1, 1), context], 2)
+                torch.baddbmm(given, left, torch.stack([glogits, attention], 1), out=to)
+        return None if out is x else out, total.view(weight.shape), gbias, None
 
 
-def attend_pixels(x: Tensor, weight: Tensor, bias: Tensor | None, owned: bool) -> tuple[Tensor, Tensor]:
-    """[B, C, H, W], a 1x1 convolution's weight [1, C, 1, 1] and bias [1] -> x, the attended mean [B, C, 1, 1].
+def attend(x: Tensor, weight: Tensor, bias: Tensor | None, alone: bool = True) -> tuple[Tensor, Tensor]:
+    """[B, C, H, W], a convolution's [1, C, 1, 1] and [1] -> x, its mean [B, C, 1, 1] by softmax over the pixels.
 
-    Args:
-        owned: x goes into `scale` next, and nowhere else, so that its gradient is nobody else's.
+    `alone` says that x goes on to `scale` and nowhere else; False that the gradient of x may be somebody else's tensor, as behind a sum.
     """
     if not torch.jit.is_scripting():
-        if bias is not None and direct(x):
-            return call(_Attend, x, weight, bias, owned)
+        if direct(x) and (torch.is_grad_enabled() or x.shape[0] > 1):
+            return call(_Attend, x, weight, weight.new_zeros(1) if bias is None else bias, alone)
     return _attend(x, weight, bias)

@@ -70,7 +70,7 @@ def twice(plain: Callable[..., Any]) -> Callable[..., Any]:
         def either(ctx: Any, *grads: Tensor | None) -> Any:
             if not torch.is_grad_enabled():
                 return backward(ctx, *grads)
-            inputs = ctx.saved_tensors[: len(ctx.needs_input_grad)]
+            inputs = ctx.saved_tensors[: plain.__code__.co_argcount]
             wanted = [index for index, needed in enumerate(ctx.needs_input_grad) if needed]
             outputs = plain(*inputs)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -182,6 +182,8 @@ class _PoolChannels(Function):
         x, gate, pooled = ctx.saved_tensors
         if gpooled is None:
             return gx, None
+        if gx is None and ctx.needs_input_grad[0]:
+            gx = torch.zeros_like(x)
         size = samples(x)
         space = scratch(x, size)
         ggate = x.new_empty(x.shape[:2])
@@ -203,7 +205,7 @@ class _Scale(Function):
         save(ctx, x, gate)
         return x * gate
 
-    @twice(torch.mul)
+    @twice(lambda x, gate: x * gate)
     def backward(ctx: Any, gy: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         x, gate = ctx.saved_tensors
         if gy is None:
