@@ -299,7 +299,10 @@ def load_run(path: str | Path) -> Run:
 
 
 def _load_classifier(path: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> Task:
-    network = timm.create_model(f"local-dir:{path}", pretrained=True)
+    try:
+        network = timm.create_model(f"local-dir:{path}", pretrained=True, drop_path_rate=settings.get("drop_path"))
+    except TypeError:  # a network without stochastic depth, which was trained as an object
+        network = timm.create_model(f"local-dir:{path}", pretrained=True)
     return Classify(
         network,
         name=settings["model"],

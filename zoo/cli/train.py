@@ -51,6 +51,9 @@ def train(
     weight_decay: Annotated[float, typer.Option(help="Not applied to biases and norms.")] = _DEFAULT.weight_decay,
     clip_grad: Annotated[float | None, typer.Option(help="Greatest norm of the gradient.")] = None,
     ema: Annotated[float | None, typer.Option(help="Decay of the weights' running average, such as 0.999.")] = None,
+    hand_over: Annotated[float, typer.Option(help="Of a network with grafted gates: share of the steps over which they take over.")] = (
+        _DEFAULT.hand_over
+    ),
     img_size: Annotated[int | None, typer.Option(help="Pixels; what suits the data or the model by default.")] = None,
     augment: Annotated[str | None, typer.Option(help=f"{', '.join(AUGMENTS)}; what suits the data by default.")] = None,
     smoothing: Annotated[float | None, typer.Option(help="Label smoothing of a classifier; 0.1 by default.")] = None,
@@ -97,6 +100,7 @@ def train(
         weight_decay=weight_decay,
         clip_grad=clip_grad,
         ema=ema,
+        hand_over=hand_over,
         precision=precision,
         device=device,
         seed=seed,

@@ -86,10 +86,11 @@ class _ScaleAxes(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         save(ctx, x, rows, columns)
+        y = torch.empty_like(x)
         if _tiny(x):
             row, column = (strip.squeeze(3) @ axis for strip, axis in zip((rows, columns), _axes(*x.shape[2:], x.dtype), strict=True))
-            return column.mul_(x.flatten(2)).mul_(row).view(x.shape)
-        y = torch.empty_like(x)
+            torch.mul(x.flatten(2), column, out=y.flatten(2)).mul_(row)
+            return y
         for part, row, column, out in chunks(samples(x), x, _strip(x, rows), _strip(x, columns.transpose(2, 3)), y):
             torch.mul(part, column, out=out).mul_(row)
         return y

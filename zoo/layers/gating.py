@@ -70,12 +70,13 @@ def twice(plain: Callable[..., Any]) -> Callable[..., Any]:
         def either(ctx: Any, *grads: Tensor | None) -> Any:
             if not torch.is_grad_enabled():
                 return backward(ctx, *grads)
-            inputs = ctx.saved_tensors[: plain.__code__.co_argcount]
+            # views of the inputs, because one input may depend on another, and partial derivatives are wanted
+            inputs = [value.view_as(value) for value in ctx.saved_tensors[: plain.__code__.co_argcount]]
+            found: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
             wanted = [index for index, needed in enumerate(ctx.needs_input_grad) if needed]
             outputs = plain(*inputs)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            pairs = [(output, grad) for output, grad in zip(outputs, grads, strict=False) if grad is not None and output.requires_grad]
-            found: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+            pairs = [(output, grad) for output, grad in zip(outputs, grads, strict=True) if grad is not None and output.requires_grad]
             if pairs:
                 heads, given = zip(*pairs, strict=True)
                 each = torch.autograd.grad(heads, [inputs[index] for index in wanted], given, create_graph=True, allow_unused=True)
