@@ -13,8 +13,6 @@ from .ese import ESE as ESE
 from .fca import FCA as FCA
 from .gc import GlobalContext as GlobalContext
 from .gca import GlobalContextAdd as GlobalContextAdd
-from .gc import GlobalContext as GlobalContext
-from .gca import GlobalContextAdd as GlobalContextAdd
 from .gct import GCT as GCT
 from .ge import GatherExcite as GatherExcite
 from .lcbam import LCBAM as LCBAM

@@ -4,7 +4,7 @@
     Ms(x') = sigmoid(BN(conv7x7([max_c(x'), mean_c(x')])))       y = x' * Ms(x')
 
 As the authors compute it: maximum before mean, biases in the MLP, batch norm in the spatial gate. The passes over x and the convolution of
-two channels are those of `zoo/layers`: on a CPU about one and a half times timm's speed, twice and more in training, at half the memory.
+two channels are those of `zoo/layers`: faster than plain operations on a CPU, at half the memory in training (docs/results/attention_speed.md).
 
 Woo et al., CBAM: Convolutional Block Attention Module, arXiv 1807.06521, equations 2 and 3.
 """

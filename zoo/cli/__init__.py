@@ -3,6 +3,7 @@
 A user's mistake is one line and exit code 2; a defect of ours is one line and exit code 1; `--debug` shows the traceback of either.
 """
 
+from . import bench as bench
 from . import demo as demo
 from . import eval as eval
 from . import list as list

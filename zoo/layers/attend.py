@@ -1,4 +1,4 @@
-"""Attention pooling: one weighted mean of the pixels, the weights a softmax of a 1x1 convolution. See gating.py for why x passes through."""
+"""Attention pooling: a weighted mean of the pixels, the weights a softmax of a 1x1 convolution. See gating.py for why x passes through."""
 
 from typing import Any
 
