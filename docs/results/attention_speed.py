@@ -27,10 +27,11 @@ def write(rows: list[Measured], known: dict, rounds: int, seed: int, command: st
     lines = [
         "# What a gate costs",
         "",
-        f"`{command}`: the sixteen gate inputs of EfficientNet-B0 at 224 pixels, with its reduction and activation, beside timm's class of",
-        "the same gate. Times are in copies of the input (`y.copy_(x)`, which reads and writes it once); what is saved for the backward pass,",
-        "parameters and buffers aside, in multiples of the input. Each cell is ours / timm's; the ratio is timm's time by ours, above 1 where",
-        f"ours is faster: the median of {rounds} rounds and their quartiles. Ours, timm's and the copy took turns within a round.",
+        f"`{command}`: the sixteen gate inputs of EfficientNet-B0 at 224 pixels,",
+        "with its reduction and activation, beside timm's class of the same gate. Times are in copies of the input (`y.copy_(x)`, which",
+        "reads it and writes as much); what is saved for the backward pass, parameters and buffers aside, in multiples of the input. Each",
+        "cell is ours / timm's; the ratio is timm's time by ours, above 1 where ours is faster: the median of",
+        f"{rounds} rounds, and their quartiles. Ours, timm's and the copy took turns within a round.",
     ]
     for size in BATCH_SIZES:
         of_size = [row for row in rows if row.batch_size == size]
@@ -45,8 +46,8 @@ def write(rows: list[Measured], known: dict, rounds: int, seed: int, command: st
     packages = ", ".join(f"{package} {number}" for package, number in known["versions"].items())
     lines += [
         "",
-        f"{len(wide)} of the {ratios} ratios have quartiles more than 15 % apart. A row without timm's numbers is a gate that timm does not",
-        "have, or has under the same name as another thing (`strip`), or cannot construct (`ge`).",
+        f"{len(wide)} of the {ratios} ratios have quartiles more than 15 % apart. A row without timm's numbers is a gate that timm",
+        "has not, or has as another thing of the same name (`strip`), or cannot construct (`ge`).",
         "",
         f"{packages}; {known['cpu']}, one thread, {known['dtype']}, contiguous, processor time; seed {seed}.",
     ]

@@ -47,7 +47,7 @@ def plainly():
 
 @pytest.fixture
 def compare():
-    """compare(ours, theirs, *inputs): the same value, strides and gradients of every input, whatever the strides of what comes in."""
+    """compare(ours, theirs, *inputs): the same value, memory order and gradients of every input, whatever the strides of what comes in."""
 
     def run(ours, theirs, *inputs, tol=1e-10):
         def leaves():
@@ -56,7 +56,9 @@ def compare():
         here, there = leaves(), leaves()
         y, wanted = ours(*here), theirs(*there)
         assert torch.allclose(y, wanted, rtol=tol, atol=tol)
-        assert y.stride() == here[0].stride() and y.dtype == wanted.dtype
+        assert y.dtype == wanted.dtype
+        for order in (torch.contiguous_format, torch.channels_last):
+            assert y.is_contiguous(memory_format=order) == here[0].is_contiguous(memory_format=order)
         other = torch.channels_last if y.is_contiguous() else torch.contiguous_format
         for given in (torch.randn_like(y), torch.randn_like(y, memory_format=other), torch.ones((), dtype=y.dtype).expand_as(y)):
             before = given.clone()

@@ -64,5 +64,5 @@ def bench(
         print_table(f"batch {size}: ours / timm's", COLUMNS, [cells(row) for row in rows if row.batch_size == size])
     for note in dict.fromkeys(f"* {row.gate}: {row.note}" for row in rows if row.note):
         console.print(note, highlight=False)
-    meaning = "Times in copies of the input, saved in multiples of it; ratio: timm's time by ours, median and quartiles of"
-    console.print(f"{meaning} {rounds} rounds, one thread.", highlight=False)
+    meaning = "Times in copies of the input, saved in multiples of it; ratio: timm's time by ours, median and quartiles."
+    console.print(f"{meaning} One thread; rounds: {rounds}.", highlight=False)

@@ -39,7 +39,7 @@ TIMMS: Mapping[str, Callable[..., nn.Module]] = {
     # of the same name but another thing: strip; not constructible in timm 1.0.31: ge
     **{name: get_attn(name) for name in ("ese", "eca", "ceca", "cbam", "lcbam", "coord", "scoord", "ela", "gc", "gca", "nl")},
 }
-_NO_REDUCTION = ("ceca",)  # its class knows neither rd_ratio nor act_layer
+_UNKNOWN: Mapping[str, tuple[str, ...]] = {"ceca": ("rd_ratio", "act_layer"), "ela": ("rd_ratio",)}  # to timm's class
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,11 @@ def places(img_size: int) -> Counter[Place]:
     network: Any = timm.create_model("effnet_se_b0", device="meta", pretrained_cfg_overlay=overlay)
     ratios = {f"{path}.se": reduction(block) for _, path, block in blocks(network)}
     reached = maps(network, list(ratios))
-    return Counter(Place(*reached[path][1:], ratio) for path, ratio in ratios.items())
+    found: Counter[Place] = Counter()
+    for path, ratio in ratios.items():
+        _, channels, height, width = reached[path]
+        found[Place(channels, height, width, ratio)] += 1
+    return found
 
 
 @torch.no_grad()
@@ -231,7 +235,8 @@ def _built(gate: str, place: Place, batch_size: int) -> dict[str, nn.Module]:
     asked: dict[str, Any] = {"rd_ratio": place.rd_ratio, "act_layer": nn.SiLU}
     built = {"ours": as_trained(ATTENTION[gate](place.channels, **asked))}
     if gate in TIMMS:
-        built["timm"] = as_trained(TIMMS[gate](place.channels, **({} if gate in _NO_REDUCTION else asked)))
+        known = {name: value for name, value in asked.items() if name not in _UNKNOWN.get(gate, ())}
+        built["timm"] = as_trained(TIMMS[gate](place.channels, **known))
         try:
             built["timm"].train()(torch.zeros(batch_size, place.channels, place.height, place.width))
         except ValueError as error:  # its batch normalisation, of a single value

@@ -63,23 +63,30 @@ def save(ctx: Any, *tensors: Tensor) -> None:
         ctx.save_for_backward(*tensors)
 
 
+def _mapped(grad: Tensor) -> bool:
+    """Whether it is a batch of gradients, as of is_grads_batched and jacobians, which knows no out=."""
+    return torch._C._functorch.is_legacy_batchedtensor(grad) or torch._C._are_functorch_transforms_active()
+
+
 def twice(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Of a backward pass that is itself to be differentiated (create_graph), the plain form. The inputs are saved first, in order."""
+    """Of a backward pass that is itself differentiated (create_graph) or mapped, the plain form; the inputs are saved first, in order."""
 
     def wrap(backward: Callable[..., Any]) -> Any:
         def either(ctx: Any, *grads: Tensor | None) -> Any:
-            if not torch.is_grad_enabled():
+            again = torch.is_grad_enabled()
+            if not again and not any(_mapped(grad) for grad in grads if grad is not None):
                 return backward(ctx, *grads)
-            # views of the inputs, because one input may depend on another, and partial derivatives are wanted
-            inputs = [value.view_as(value) for value in ctx.saved_tensors[: plain.__code__.co_argcount]]
+            with torch.enable_grad():
+                # views of the inputs, because one input may depend on another, and partial derivatives are wanted
+                inputs = [value.view_as(value) for value in ctx.saved_tensors[: plain.__code__.co_argcount]]
+                outputs = plain(*inputs)
             found: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
             wanted = [index for index, needed in enumerate(ctx.needs_input_grad) if needed]
-            outputs = plain(*inputs)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
             pairs = [(output, grad) for output, grad in zip(outputs, grads, strict=True) if grad is not None and output.requires_grad]
             if pairs:
                 heads, given = zip(*pairs, strict=True)
-                each = torch.autograd.grad(heads, [inputs[index] for index in wanted], given, create_graph=True, allow_unused=True)
+                each = torch.autograd.grad(heads, [inputs[index] for index in wanted], given, create_graph=again, allow_unused=True)
                 for index, grad in zip(wanted, each, strict=True):
                     found[index] = grad
             return tuple(found)

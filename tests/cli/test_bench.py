@@ -1,0 +1,66 @@
+"""zoo bench: a table for people, JSON that says where the numbers are from, one line for a mistake."""
+
+import importlib
+
+import torch
+
+from zoo.deploy import Cost, Measured, Spread
+
+bench = importlib.import_module("zoo.cli.bench")
+
+SMALL = ("--img-size", "32", "--batch-size", "1", "--rounds", "1")
+NL = Measured(
+    "nl", 16, 13, 0.5, Cost(30, 90, 2.5), Cost(36, 99, 3.25), Spread(1.1, 1.2, 1.3), Spread(1, 1.1, 1.2), "maps up to 28 x 28 only"
+)
+
+
+def test_json(zoo):
+    said = zoo("bench", "attention", "eca", "simam", *SMALL, "--json")
+    assert said.code == 0 and not said.err
+    told = said.json
+    assert told["command"] == "zoo bench attention eca simam --batch-size 1 --rounds 1 --img-size 32 --seed 0 --json"
+    assert set(told["versions"]) == {"effnet-zoo", "torch", "timm", "python"} and told["versions"]["torch"].startswith(
+        torch.__version__[:4]
+    )
+    assert told["cpu"] and told["threads"] == 1 and (told["rounds"], told["seed"], told["img_size"]) == (1, 0, 32)
+    eca, simam = told["gates"]
+    assert eca["gate"] == "eca" and eca["batch_size"] == 1 and eca["slots"] == 16
+    assert all(eca[whose][what] > 0 for whose in ("ours", "timm") for what in ("forward", "train", "saved"))
+    assert 0 < eca["forward"]["low"] == eca["forward"]["median"] == eca["forward"]["high"]  # one round
+    assert simam["timm"] is None and simam["forward"] is None and simam["ours"]["forward"] > 0
+
+
+def test_a_table(zoo, monkeypatch):
+    """Ours / timm's, a table a batch size; what was left out is said below."""
+    asked = []
+
+    def measured(gates, batch_sizes, **options):
+        asked.append((list(gates), list(batch_sizes), options))
+        return [NL, Measured("ge", 16, 16, 0.5, Cost(7, 8, 1.01), None, None, None)]
+
+    monkeypatch.setattr(bench, "bench_attention", measured)
+    monkeypatch.setattr(bench.console, "_width", 120)
+    said = zoo("bench", "attention", "nl", "ge", "--batch-size", "16")
+    assert said.code == 0 and not said.err
+    assert asked == [(["nl", "ge"], [16], {"rounds": 7, "img_size": 224, "seed": 0})]
+    row, other = (next(line for line in said.out.splitlines() if line.startswith(f"│ {name}")) for name in ("nl*", "ge "))
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        *("nl*", "30.0 / 36.0", "1.20 (1.10-1.30)"),
+        *("90.0 / 99.0", "1.10 (1.00-1.20)", "2.50 / 3.25"),
+    ]
+    assert [cell.strip() for cell in other.strip("│").split("│")] == ["ge", "7.0", "", "8.0", "", "1.01"]
+    assert "* nl: maps up to 28 x 28 only" in said.out and "batch 16" in said.out and "batch 1:" not in said.out
+
+
+def test_without_names_every_gate_at_both_sizes(zoo, monkeypatch):
+    asked = []
+    monkeypatch.setattr(bench, "bench_attention", lambda gates, batch_sizes, **options: asked.append((gates, batch_sizes)) or [])
+    assert zoo("bench", "attention").code == zoo("bench", "attention").code == 0
+    assert asked == [(sorted(bench.ATTENTION), [1, 16])] * 2
+
+
+def test_mistakes(mistake):
+    assert "'cbam'" in mistake("bench", "attention", "cbma", *SMALL)
+    assert "did you mean 'zoo bench attention cbam'?" in mistake("bench", "cbam")
+    assert "zoo bench measures attention, not 'atention'; did you mean 'attention'?" in mistake("bench", "atention")
+    assert "take larger pictures" in mistake("bench", "attention", "cbam", *SMALL)
