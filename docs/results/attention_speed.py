@@ -8,7 +8,6 @@ measured in one process, in one run: nothing is carried over from an earlier one
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from dataclasses import asdict
@@ -42,12 +41,19 @@ def write(rows: list[Measured], known: dict, rounds: int, seed: int, command: st
         lines += ["| " + " | ".join(cell.replace("*", "\\*") for cell in cells(row)) + " |" for row in of_size]
     lines += [line for row in rows if row.note and row.batch_size == BATCH_SIZES[0] for line in ("", f"\\* {row.gate}: {row.note}.")]
     wide = [row for row in rows for each in (row.forward, row.train) if each and each.high > 1.15 * each.low]
+    unequal = [
+        f"{row.gate} ({row.ours.parameters:,} and timm's {row.timm.parameters:,})"
+        for row in rows
+        if row.batch_size == BATCH_SIZES[0] and row.timm and row.ours.parameters != row.timm.parameters
+    ]
     ratios = sum(each is not None for row in rows for each in (row.forward, row.train))
     packages = ", ".join(f"{package} {number}" for package, number in known["versions"].items())
     lines += [
         "",
         f"{len(wide)} of the {ratios} ratios have quartiles more than 15 % apart. A row without timm's numbers is a gate that timm",
         "has not, or has as another thing of the same name (`strip`), or cannot construct (`ge`).",
+        "",
+        f"Not of equal size at the network's reduction, in parameters: {', '.join(unequal) or 'none'}.",
         "",
         f"{packages}; {known['cpu']}, one thread, {known['dtype']}, contiguous, processor time; seed {seed}.",
     ]
@@ -61,7 +67,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     gates = sorted(asked.gates, key=lambda gate: FIRST.index(gate) if gate in FIRST else len(FIRST))
-    command = shlex.join(["python", os.path.relpath(__file__, HERE.parents[1]), *sys.argv[1:]])
+    command = shlex.join(["python", "docs/results/attention_speed.py", *sys.argv[1:]])
     known = about()
     rows = bench_attention(gates, BATCH_SIZES, rounds=asked.rounds, seed=asked.seed)
     found = {**known, "command": command, "rounds": asked.rounds, "seed": asked.seed, "gates": [asdict(row) for row in rows]}

@@ -78,3 +78,15 @@ def test_even_kernels_are_refused(kernel_size):
 def test_calm_is_one_half():
     x = torch.randn(2, 24, 7, 5)
     assert torch.equal(ECA(24, calm=True)(x), x / 2)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", [(1, 32, 7, 7), (17, 320, 7, 7), (3, 96, 33, 40), (1, 1152, 14, 9), (2, 16, 1, 1)], ids=str)
+def test_in_use_equals_timms_to_the_last_bit(shape, layout):
+    """A saved network gives equal answers in either library; in training, too, it computes the same numbers."""
+    timms, ours = EcaModule(shape[1]).eval(), ECA(shape[1]).eval()
+    ours.load_state_dict(timms.state_dict(), strict=True)
+    x = torch.randn(shape).contiguous(memory_format=layout)
+    for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        with mode():
+            assert torch.equal(ours(x), timms(x))

@@ -10,7 +10,7 @@ bench = importlib.import_module("zoo.cli.bench")
 
 SMALL = ("--img-size", "32", "--batch-size", "1", "--rounds", "1")
 NL = Measured(
-    "nl", 16, 13, 0.5, Cost(30, 90, 2.5), Cost(36, 99, 3.25), Spread(1.1, 1.2, 1.3), Spread(1, 1.1, 1.2), "maps up to 28 x 28 only"
+    "nl", 16, 13, 0.5, Cost(30, 90, 2.5, 8), Cost(36, 99, 3.25, 8), Spread(1.1, 1.2, 1.3), Spread(1, 1.1, 1.2), "maps up to 28 x 28 only"
 )
 
 
@@ -36,7 +36,7 @@ def test_a_table(zoo, monkeypatch):
 
     def measured(gates, batch_sizes, **options):
         asked.append((list(gates), list(batch_sizes), options))
-        return [NL, Measured("ge", 16, 16, 0.5, Cost(7, 8, 1.01), None, None, None)]
+        return [NL, Measured("ge", 16, 16, 0.5, Cost(7, 8, 1.01, 0), None, None, None)]
 
     monkeypatch.setattr(bench, "bench_attention", measured)
     monkeypatch.setattr(bench.console, "_width", 120)

@@ -61,9 +61,10 @@ def test_large_maps(shape, layout, called, compare):
 
 @layouts
 def test_float32(layout, called, compare):
+    """The gradient of the bias is zero, a softmax being blind to it; in float32 it is what rounding leaves of a long sum."""
     x = torch.randn(17, 320, 7, 7).contiguous(memory_format=layout)
-    compare(times, plain_times, x, *parameters(320, torch.float32), tol=1e-4)
-    compare(plus, plain_plus, x, *parameters(320, torch.float32), tol=1e-4)
+    compare(times, plain_times, x, *parameters(320, torch.float32), tol=2e-3)
+    compare(plus, plain_plus, x, *parameters(320, torch.float32), tol=2e-3)
     assert set(called) == {"_Attend", "_Scale"}
 
 
@@ -78,7 +79,9 @@ def test_numerically(chain, layout, always, called):
 
 
 @pytest.mark.parametrize("chain, plain", [(times, plain_times), (plus, plain_plus)], ids=["times", "plus"])
-@pytest.mark.parametrize("needs", [(True, False, False, False), (False, True, True, True), (False, False, False, True), (False, True, False, False)])
+@pytest.mark.parametrize(
+    "needs", [(True, False, False, False), (False, True, True, True), (False, False, False, True), (False, True, False, False)]
+)
 def test_only_some_need_a_gradient(needs, chain, plain, always, called):
     values = (torch.randn(3, 8, 7, 5, dtype=torch.float64), *parameters(8))
     here, there = ([value.clone().requires_grad_(need) for value, need in zip(values, needs, strict=True)] for _ in range(2))
@@ -109,6 +112,28 @@ def test_a_gradient_shared_with_another_summand_is_left_alone(layout, chunk, mon
     (x2 + other + u * context).backward(given)
     assert torch.equal(other.grad, given)
     assert not torch.equal(x.grad, given)
+
+
+def test_without_a_bias(called, compare):
+    weight, bias, u = parameters(8)
+    x = torch.randn(2, 8, 7, 5, dtype=torch.float64)
+
+    def bare(x, weight, u):
+        return times(x, weight, None, u)
+
+    compare(bare, lambda x, weight, u: plain_times(x, weight, 0, u), x, weight, u)
+    assert "_Attend" in called
+
+
+def test_inference(called):
+    """A single picture takes the plain form, several the direct one."""
+    weight, bias, u = parameters(8)
+    for batch in (1, 3):
+        x = torch.randn(batch, 8, 7, 5, dtype=torch.float64)
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                assert torch.allclose(times(x, weight, bias, u), plain_times(x, weight, bias, u), rtol=1e-12, atol=1e-12)
+        assert bool(called) == (batch > 1)
 
 
 def test_a_large_logit(always, called):

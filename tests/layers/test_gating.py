@@ -350,3 +350,9 @@ def test_kept_for_backward_is_little_more_than_the_input(name, most):
     total = sum(storage.nbytes() for storage in kept.values())
     assert x.untyped_storage().data_ptr() in kept or name == "gca"
     assert total <= most * x.nbytes, total / x.nbytes
+
+
+def test_passing_through_needs_no_gradient_that_x_does_not_need(always):
+    gate = torch.rand(2, 8, 1, 1).requires_grad_()
+    same, pooled, _ = pool_channels(torch.randn(2, 8, 5, 5), gate)
+    assert pooled.requires_grad and not same.requires_grad

@@ -27,3 +27,18 @@ def test_a_trace_holds_for_both_orders():
     x = torch.randn(2, 6, 5, 1)
     for each in (x, x.contiguous(memory_format=torch.channels_last)):
         assert torch.equal(traced(each), conv(each))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_derivatives(layout, bias):
+    conv = PointwiseConv2d(6, 4, bias=bias).double()
+    names, values = zip(*conv.named_parameters(), strict=True)
+
+    def run(x, *values):
+        return torch.func.functional_call(conv, dict(zip(names, values, strict=True)), (x,))
+
+    x = torch.randn(2, 6, 3, 2, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    values = [value.detach().clone().requires_grad_() for value in values]
+    assert torch.autograd.gradcheck(run, (x, *values))
+    assert torch.autograd.gradgradcheck(run, (x, *values))

@@ -4,7 +4,8 @@
     Ms(x') = sigmoid(BN(conv7x7([max_c(x'), mean_c(x')])))       y = x' * Ms(x')
 
 As the authors compute it: maximum before mean, biases in the MLP, batch norm in the spatial gate. The passes over x and the convolution of
-two channels are those of `zoo/layers`: faster than plain operations on a CPU, at half the memory in training (docs/results/attention_speed.md).
+two channels are those of `zoo/layers`: faster than plain operations on a CPU, and about half the memory in training
+(docs/results/attention_speed.md).
 
 Woo et al., CBAM: Convolutional Block Attention Module, arXiv 1807.06521, equations 2 and 3.
 """

@@ -59,11 +59,13 @@ class Cost:
         forward: in eval mode, without gradients.
         train: forward and backward in train mode, to the input and all parameters.
         saved: what the forward pass keeps for the backward pass, parameters and buffers aside.
+        parameters: how many; of one reduction two classes may make two widths, and not every class has biases.
     """
 
     forward: float
     train: float
     saved: float
+    parameters: int
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,7 @@ def _bench(gate: str, batch_size: int, rounds: int, seed: int, found: Mapping[Pl
         raise ValueError(f"{gate} is measured on maps of up to {largest} x {largest}, and there is none: take smaller pictures")
     sums: dict[str, list[float]] = {}
     saved: Counter[str] = Counter()
+    parameters: Counter[str] = Counter()
     entering = 0
     torch.manual_seed(seed)
     for place, count in found.items():
@@ -262,6 +265,7 @@ def _bench(gate: str, batch_size: int, rounds: int, seed: int, found: Mapping[Pl
             entering += count * x.nbytes
             for whose, number in kept.items():
                 saved[whose] += count * number
+                parameters[whose] += count * sum(parameter.numel() for parameter in gates[whose].parameters())
             for key, values in seconds.items():
                 sums[key] = [old + count * new for old, new in zip(sums.get(key, [0.0] * rounds), values, strict=True)]
         advance(f"{gate}, batch {batch_size}")
@@ -271,7 +275,7 @@ def _bench(gate: str, batch_size: int, rounds: int, seed: int, found: Mapping[Pl
 
     def cost(whose: str) -> Cost:
         forward, train = (statistics.median(ratios(f"{what} {whose}", "copy")) for what in ("forward", "train"))
-        return Cost(forward, train, saved[whose] / entering)
+        return Cost(forward, train, saved[whose] / entering, parameters[whose])
 
     both = "timm" in saved
     slots, left_out = sum(taken.values()), sum(found.values()) - sum(taken.values())

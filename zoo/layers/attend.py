@@ -67,5 +67,6 @@ def attend(x: Tensor, weight: Tensor, bias: Tensor | None, alone: bool = True) -
     """
     if not torch.jit.is_scripting():
         if direct(x) and (torch.is_grad_enabled() or x.shape[0] > 1):
-            return call(_Attend, x, weight, weight.new_zeros(1) if bias is None else bias, alone)
+            same, context = call(_Attend, x, weight, weight.new_zeros(1) if bias is None else bias, alone)
+            return same if x.requires_grad else x, context
     return _attend(x, weight, bias)

@@ -25,7 +25,7 @@ def _gather(reach: torch.Tensor, kernel_size: int, channels: int) -> torch.Tenso
     inside = (reach.abs() <= kernel_size // 2).all(-1)
     place = (reach + kernel_size // 2) @ torch.tensor([kernel_size, 1])
     stack = place[..., None] + torch.arange(channels) * kernel_size**2
-    return torch.where(inside[..., None], stack, channels * kernel_size**2)
+    return torch.where(inside[..., None], stack, channels * kernel_size**2).int()  # half the size: it is kept for the backward pass
 
 
 def _pixels(height: int, width: int) -> torch.Tensor:
