@@ -77,6 +77,8 @@ def write(found: dict[str, float], seeds: int) -> None:
             low.append(gate)
         lines.append(f"| {gate} | {cells(ours)} | {cells(theirs)} |")
     said = f"All medians are within {WITHIN:g} points of `se`." if not low else f"More than {WITHIN:g} points below `se`: {', '.join(low)}."
+    left = sorted(gate for gate in ATTENTION if not row("zoo", gate))
+    said += f" Not run yet: {', '.join(left)}." if left else ""
     packages = ", ".join(f"{package} {version(package)}" for package in ("effnet-zoo", "torch", "timm"))
     lines += ["", said, "", f"{packages}, Python {platform.python_version()}, {platform.machine()} CPU, one thread a run, float32."]
     (HERE / "gates.md").write_text("\n".join(lines) + "\n")
