@@ -1,8 +1,9 @@
 """Means along the two axes of a map, and scaling by a gate an axis. See gating.py for why x passes through.
 
 In the memory order B, C, H, W these are sums over seven neighbouring numbers, and products with seven, which a CPU does slowly. On the
-smallest maps they are products with a constant matrix instead, [C, H * W] @ [H * W, H + W] and back; on small ones a sum is a product with
-a vector of ones.
+smallest maps the means are a product with a constant matrix instead, [C, H * W] @ [H * W, H + W], and the gates are multiplied with the
+channels innermost; on small ones a sum is a product with a vector of ones. Two gates times each other and then x are faster than x times
+one and the other.
 """
 
 import functools
@@ -33,6 +34,16 @@ def _axes(height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def _tiny(x: Tensor) -> bool:
     return x.shape[2] * x.shape[3] <= 64 and x.is_contiguous()
+
+
+def _turned(strip: Tensor) -> Tensor:
+    """[B, C, N, 1] -> [B, N, C] in memory; what the linear layer of a strip brings is so already."""
+    return strip.squeeze(3).transpose(1, 2).contiguous()
+
+
+def _product(rows: Tensor, columns: Tensor) -> Tensor:
+    """Of turned gates, [B, C, H * W] in memory."""
+    return (rows[:, :, None] * columns[:, None]).flatten(1, 2).transpose(1, 2).contiguous()
 
 
 def _pays(x: Tensor) -> bool:
@@ -88,11 +99,10 @@ class _ScaleAxes(Function):
         save(ctx, x, rows, columns)
         y = torch.empty_like(x)
         if _tiny(x):
-            row, column = (strip.squeeze(3) @ axis for strip, axis in zip((rows, columns), _axes(*x.shape[2:], x.dtype), strict=True))
-            torch.mul(x.flatten(2), column, out=y.flatten(2)).mul_(row)
+            torch.mul(_product(_turned(rows), _turned(columns)), x.flatten(2), out=y.flatten(2))
             return y
         for part, row, column, out in chunks(samples(x), x, _strip(x, rows), _strip(x, columns.transpose(2, 3)), y):
-            torch.mul(part, column, out=out).mul_(row)
+            torch.mul(row, column, out=out).mul_(part)
         return y
 
     @twice(_scale_axes)
@@ -101,13 +111,13 @@ class _ScaleAxes(Function):
         if gy is None:
             return None, None, None
         if _tiny(x):
-            axes = _axes(*x.shape[2:], x.dtype)
-            row, column = (strip.squeeze(3) @ axis for strip, axis in zip((rows, columns), axes, strict=True))
-            given = gy.flatten(2)
-            slope = given * x.flatten(2)
-            grows, gcolumns = (slope * other @ axis.t() for other, axis in zip((column, row), axes, strict=True))
-            gx = row.mul_(column).mul_(given).view(x.shape) if ctx.needs_input_grad[0] else None
-            return gx, grows.unsqueeze(3), gcolumns.unsqueeze(3)
+            row, column = _turned(rows), _turned(columns)
+            slope = x.new_empty(x.shape[0], *x.shape[2:], x.shape[1])
+            for turned, straight in zip(slope.flatten(1, 2), (gy * x).flatten(2), strict=True):
+                turned.copy_(straight.t())  # torch turns a matrix in blocks, a batch of them element by element
+            grows, gcolumns = (slope * column[:, None]).sum(2), slope.mul_(row[:, :, None]).sum(1)
+            gx = _product(row, column).view(x.shape).mul_(gy) if ctx.needs_input_grad[0] else None
+            return gx, grows.transpose(1, 2).unsqueeze(3), gcolumns.transpose(1, 2).unsqueeze(3)
         size = samples(x)
         space, space2 = scratch(x, size), scratch(x, size)
         gx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
@@ -118,7 +128,7 @@ class _ScaleAxes(Function):
             grow = _along_rows(torch.mul(slope, column, out=space2[: part.shape[0]]))
             found.append((grow, slope.mul_(row).sum(2)))
             if gx is not None:
-                torch.mul(given, column, out=to).mul_(row)
+                torch.mul(row, column, out=to).mul_(given)
         grows, gcolumns = found[0] if len(found) == 1 else map(torch.cat, zip(*found, strict=True))
         return gx, grows.unsqueeze(3), gcolumns.unsqueeze(3)
 

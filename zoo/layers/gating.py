@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-_CHUNK = 4 << 20  # bytes of x at a time
+_CHUNK = 2 << 20  # bytes of x at a time
+_WHOLE = 8 << 20  # bytes of x that stay in the cache anyway; less in training, where there is more beside them
 LEAST = 1 << 18  # elements of x: below, dispatch is all there is
 
 
@@ -36,10 +37,10 @@ def direct(x: Tensor) -> bool:
         and (x.dtype is torch.float32 or x.dtype is torch.float64)
         and x.ndim == 4
         and x.numel() > 0
+        and not torch._C._are_functorch_transforms_active()  # what Function.apply asks itself
         and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
         and not torch.is_autocast_enabled("cpu")
         and not torch.jit.is_tracing()
-        and not torch._C._are_functorch_transforms_active()  # what Function.apply asks itself
         and not torch._C._len_torch_dispatch_stack()  # a mode that wants to see ordinary operations
         and forward_ad._current_level < 0
     )
@@ -98,6 +99,8 @@ def twice(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 def samples(x: Tensor) -> int:
     """How many samples make a chunk."""
+    if x.nbytes <= _WHOLE and not torch.is_grad_enabled():
+        return x.shape[0]
     return max(1, _CHUNK * x.shape[0] // (x.numel() * x.element_size()))
 
 
@@ -114,14 +117,15 @@ def scratch(x: Tensor, size: int) -> Tensor:
 def _amax(x: Tensor, dim: int) -> Tensor:
     """Maximum of [B, C, N] over the channels (1) or the pixels (2).
 
-    torch takes 32 neighbouring pixels at a time and the rest one by one, slowly: of 7 x 7 the rest is 17. Two times 32 that overlap are
-    faster, and a maximum does not mind.
+    torch takes 32 neighbouring pixels at a time and the rest one by one, slowly: of 7 x 7 the rest is 17. A last 32 that overlap with those
+    before are faster, and a maximum does not mind.
     """
     pixels = x.shape[2]
-    if not 32 < pixels < 64 or x.stride(2) != 1 or x.numel() < 1 << 16:
+    whole = pixels // 32 * 32
+    if whole in (0, pixels) or (dim == 2 and whole > 32) or x.stride(2) != 1 or x.numel() < 1 << 16:
         return x.amax(dim)
-    first, last = x[:, :, :32].amax(dim), x[:, :, -32:].amax(dim)
-    return torch.maximum(first, last) if dim == 2 else torch.cat([first, last[:, 64 - pixels :]], 1)
+    first, last = x[:, :, :whole].amax(dim), x[:, :, -32:].amax(dim)
+    return torch.maximum(first, last) if dim == 2 else torch.cat([first, last[:, whole - pixels :]], 1)
 
 
 class _MeanPixels(Function):
@@ -146,8 +150,7 @@ def _pool_pixels(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class _PoolPixels(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        pairs = [(part.mean((2, 3)), _amax(part.flatten(2), 2)) for (part,) in chunks(samples(x), x)]
-        mean, top = pairs[0] if len(pairs) == 1 else map(torch.cat, zip(*pairs, strict=True))
+        mean, top = x.mean((2, 3)), _amax(x.flatten(2), 2)
         save(ctx, x, top)
         return x, mean, top
 

@@ -61,6 +61,10 @@ def _convolve(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if pixels <= 256:
         matrix = padded.index_select(0, _matrix_index(height, width, size, channels)).view(-1, pixels)
         return (x.flatten(1) @ matrix).view(batch, 1, height, width)
+    if batch * channels >= 8 and not torch.is_grad_enabled():
+        kernels = weight.view(channels, 1, size, size).repeat(batch, 1, 1, 1)
+        each = F.conv2d(x.reshape(1, batch * channels, height, width), kernels, padding=size // 2, groups=batch * channels)
+        return each.view(x.shape).sum(1, keepdim=True)
     if pixels <= 400 or size < 5:
         return F.conv2d(x, weight, padding=size // 2)
     index, away = _block_index(size, channels)
