@@ -6,6 +6,7 @@ the convolution of a channel is a matrix, [B, H W] @ [H W, H' W'], of the kernel
 """
 
 import functools
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,16 +17,17 @@ _PIXELS = 16  # of a map; above, torch's own kernels are as fast
 
 
 @functools.cache
-def _places(height: int, width: int, kernel: int, stride: int) -> torch.Tensor:
-    """[k * k, H * W * H' * W']: 1 where that weight of the kernel takes that pixel to that one of the result; padding k // 2."""
-    reach = kernel // 2
-    rows, columns = (range(0, size, stride) for size in (height, width))
-    places = torch.zeros(kernel, kernel, height, width, len(rows), len(columns))
-    for to_row, row in enumerate(rows):
-        for to_column, column in enumerate(columns):
-            for i in range(max(0, row - reach), min(height, row + reach + 1)):
-                for j in range(max(0, column - reach), min(width, column + reach + 1)):
-                    places[i - row + reach, j - column + reach, i, j, to_row, to_column] = 1
+def _places(size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> torch.Tensor:
+    """[k * k', H * W * H' * W']: 1 where that weight of the kernel takes that pixel to that one of the result; padded to keep the size."""
+    (height, width), reach = size, (kernel[0] // 2, kernel[1] // 2)
+    rows, columns = range(0, height, stride[0]), range(0, width, stride[1])
+    places = torch.zeros(*kernel, height, width, len(rows), len(columns))
+    for (to_row, row), (to_column, column) in itertools.product(enumerate(rows), enumerate(columns)):
+        for weight_row, weight_column in itertools.product(range(kernel[0]), range(kernel[1])):
+            i = row + (weight_row - reach[0]) * dilation[0]
+            j = column + (weight_column - reach[1]) * dilation[1]
+            if 0 <= i < height and 0 <= j < width:
+                places[weight_row, weight_column, i, j, to_row, to_column] = 1
     return places.flatten(2).flatten(0, 1)
 
 
@@ -51,26 +53,24 @@ class TinyMapConv2d(nn.Conv2d):
         batch, channels, height, width = input.shape
         if height * width > _PIXELS or input.dtype != torch.float32 or input.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
-        kernel, stride = self.kernel_size[0], self.stride[0]
+        kernel, stride = self.kernel_size, self.stride
         if height == width == 1:
-            return input * self.weight[:, 0, kernel // 2, kernel // 2].view(1, -1, 1, 1)
-        places = _places(height, width, kernel, stride)
-        matrix = (self.weight.reshape(channels, -1) @ places).view(channels, height * width, -1)
-        pixels = input.permute(1, 0, 2, 3).reshape(channels, batch, height * width)
-        size = -(-height // stride), -(-width // stride)
-        return _Products.apply(pixels, matrix).permute(1, 2, 0).reshape(batch, *size, channels).permute(0, 3, 1, 2)
+            product = input * self.weight[:, 0, kernel[0] // 2, kernel[1] // 2].view(1, -1, 1, 1)
+        else:
+            places = _places((height, width), kernel, stride, self.dilation)
+            matrix = (self.weight.reshape(channels, -1) @ places).view(channels, height * width, -1)
+            pixels = input.permute(1, 0, 2, 3).reshape(channels, batch, height * width)
+            size = -(-height // stride[0]), -(-width // stride[1])
+            product = _Products.apply(pixels, matrix).permute(1, 2, 0).reshape(batch, *size, channels).permute(0, 3, 1, 2)
+        return product if self.bias is None else product + self.bias.view(1, -1, 1, 1)
 
 
 def _fits(module: nn.Module) -> bool:
     return (
         type(module) is nn.Conv2d
         and 1 < module.groups == module.in_channels == module.out_channels
-        and module.kernel_size[0] == module.kernel_size[1]
-        and module.kernel_size[0] % 2 == 1
-        and module.stride[0] == module.stride[1]
-        and module.padding == (module.kernel_size[0] // 2,) * 2
-        and module.dilation == (1, 1)
-        and module.bias is None
+        and all(size % 2 == 1 for size in module.kernel_size)
+        and module.padding == tuple(step * (size // 2) for step, size in zip(module.dilation, module.kernel_size, strict=True))
         and module.padding_mode == "zeros"
     )
 
