@@ -108,6 +108,60 @@ def test_only_the_outermost_is_under_way():
     assert inner.share == 0.5 and (outer(x) == 3).all()
 
 
+def test_the_gain_is_the_least_squares_fit():
+    gate = HandOver(Times(3.0), Times(0.5), channels=8)
+    with torch.no_grad():
+        gate.old.factor = nn.Parameter(torch.linspace(0.5, 4, 8).view(1, 8, 1, 1))
+    zoo.set_share(gate, 0.5)
+    x = torch.randn(4, 8, 6, 6)
+    assert torch.allclose(gate.eval()(x), (gate.old.factor + 0.5) / 2 * x), "not measured yet: the new gate as it is"
+    assert torch.allclose(gate.train()(x), gate.old.factor * x, atol=1e-5)
+    assert torch.allclose(gate.gain, gate.old.factor.flatten() / 0.5) and gate.seen == 1
+    assert torch.allclose(gate.eval()(x), gate.old.factor * x, atol=1e-5) and gate.seen == 1
+
+
+def test_the_gain_is_averaged_and_then_stays():
+    gate = HandOver(Times(2.0), Times(1.0), channels=4)
+    factors = torch.linspace(1, 3, 30)
+    expected, x = 0.0, torch.randn(2, 4, 5, 5)
+    for step, factor in enumerate(factors):
+        gate.old.factor.data = factor
+        zoo.set_share(gate, step / 100)
+        gate(x)
+        expected += max(1 / (step + 1), 0.1) * (float(factor) - expected)
+    assert torch.allclose(gate.gain, torch.full((4,), expected), rtol=1e-4)
+    zoo.set_share(gate, 1.0)
+    held = gate.gain.clone()
+    gate.old.factor.data = torch.tensor(9.0)
+    gate(x)
+    assert torch.equal(gate.gain, held) and "gain" not in dict(gate.named_parameters())
+
+
+def test_the_gain_goes_into_the_convolution_behind():
+    torch.manual_seed(0)
+    model = timm.create_model("effnet_se_test", num_classes=3, pretrained_cfg_overlay={"input_size": (3, 32, 32)})
+    zoo.swap_attention(model, "cbam")
+    x = torch.randn(4, 3, 32, 32)
+    for share in (0.3, 1.0):
+        zoo.set_share(model, share)
+        model.train()(x)
+    with torch.no_grad():
+        before = model.eval()(x)
+        report = zoo.finish_swap(model, x)
+        after = model(x)
+    assert torch.allclose(after, before, atol=1e-5) and report.difference[0] < 1e-5
+    assert not any(key.endswith(("gain", "seen", "share")) for key in model.state_dict())
+
+
+def test_a_gain_only_where_a_convolution_can_take_it():
+    """What comes out of a ResNet's gate is added to the shortcut."""
+    plain, mobile = timm.create_model("seresnet18"), timm.create_model("mobilenetv3_small_050")
+    for model, has in ((plain, False), (mobile, True)):
+        zoo.swap_attention(model, "eca" if has else "cbam")
+        gates = [gate for _, gate in hand_overs(model)]
+        assert gates and all((gate.gain is not None) is has for gate in gates)
+
+
 def test_all_of_a_network():
     model = timm.create_model("effnet_se_test", attn_all=True)
     zoo.swap_attention(model, "cbam")

@@ -10,6 +10,7 @@ import torch
 
 from zoo import attention_slots, load_run
 from zoo.backbones.graft import hand_overs
+from zoo.backbones.slots import reader
 
 SMALL = ("--img-size", "32", "--batch-size", "8", "--epochs", "1")
 
@@ -70,9 +71,18 @@ def test_then_trained_like_any_model(zoo, classifier, disk, tmp_path):
     )
     assert trained.code == 0 and "the new gates have taken over in 5 slots" in trained.err
     assert held(tmp_path / "trained") == ["cbam"] * 5
-    one, other = (timm.create_model(f"local-dir:{run}", pretrained=True).state_dict() for run in (classifier, tmp_path / "trained"))
-    trunk = [key for key in one if ".se." not in key and "num_batches" not in key]
-    assert all(torch.allclose(one[key], other[key], atol=1e-5) for key in trunk), "it started from the run's weights, the classifier's too"
+    networks = [timm.create_model(f"local-dir:{run}", pretrained=True) for run in (classifier, tmp_path / "trained")]
+    one, other = (network.state_dict() for network in networks)
+    readers = [reader(networks[0], path) for path, *_ in attention_slots(networks[0])]
+    behind = {f"{path}.weight" for path, module in networks[0].named_modules() if any(module is each for each in readers)}
+    for key in behind:  # they took the gains over, one a channel that they read
+        gain = (one[key] * other[key]).sum((0, 2, 3), keepdim=True) / one[key].square().sum((0, 2, 3), keepdim=True)
+        assert torch.allclose(one[key] * gain, other[key], atol=1e-4) and not torch.allclose(gain, torch.ones(()), atol=0.1)
+    trunk = [key for key in one if ".se." not in key and "num_batches" not in key and key not in behind]
+    assert len(behind) == 4, "behind the first block's gate stands no convolution"
+    assert all(torch.allclose(one[key], other[key], atol=1e-5) for key in trunk), (
+        "it started from the run's weights, the classifier's too"
+    )
     assert load_run(tmp_path / "trained").settings["model"] == str(tmp_path / "new")
 
 

@@ -1,6 +1,11 @@
-"""A new gate that takes over from an old one: y = old(x) + share * (new(x) - old(x)), the share going from 0 to 1 while the network trains.
+"""A new gate that takes over from an old one: y = old(x) + share * (gain * new(x) - old(x)), the share going from 0 to 1 in training.
 
 At 0 the network is what it was before the swap, at 1 it is the network with the new gate, each to the last bit, and the old one can go.
+
+What a gate has learned is above all how loud each channel should be, and a new one does not know it. So where a convolution reads what the
+slot gives, the new gate is measured against the old one on what passes: gain[c] = <old(x), new(x)> / <new(x), new(x)>, the least squares
+fit, averaged over the batches like the statistics of a batch norm. In the end the gain goes into the convolution's weights, and nothing is
+left of it.
 """
 
 from collections.abc import Iterator
@@ -9,26 +14,50 @@ import torch
 from torch import nn
 
 
+@torch.fx.wrap  # one node, training or not: tracing compares the two
+def _matched(
+    old: torch.Tensor, new: torch.Tensor, gain: torch.Tensor, seen: torch.Tensor, share: torch.Tensor, training: bool
+) -> torch.Tensor:
+    """The new gate's output as loud as the old one's, in each channel; in training its gain is measured."""
+    if training:
+        with torch.no_grad():
+            wide, wanted = new.float(), old.float()
+            fit = (wide * wanted).sum((0, 2, 3)) / (wide * wide).sum((0, 2, 3)).clamp(min=1e-12)
+            seen.add_(1)
+            rate = (1 / seen).clamp(min=0.1) * (share < 1)  # a plain mean at first
+            gain.lerp_(fit.to(gain.dtype), rate.to(gain.dtype))
+    return new * gain.to(new.dtype).view(1, -1, 1, 1)
+
+
 class HandOver(nn.Module):
     """Old and new gate side by side: [B, C, H, W] -> the same shape.
 
     Args:
         old: what sits in the slot; `nn.Identity` where there is no gate.
         new: what is to sit there.
+        channels: C, where a convolution behind the slot can take the gain over in the end; None: no gain.
     """
 
     share: torch.Tensor
+    gain: torch.Tensor | None
+    seen: torch.Tensor | None
 
-    def __init__(self, old: nn.Module, new: nn.Module):
+    def __init__(self, old: nn.Module, new: nn.Module, channels: int | None = None):
         super().__init__()
         self.old, self.new = old, new
         self.training = new.training
         example = next(iter([*new.parameters(), *old.parameters()]), torch.empty(0))
         self.register_buffer("share", torch.zeros((), device=example.device))  # of the new gate; saved with the weights
+        self.register_buffer("gain", None if channels is None else torch.ones(channels, device=example.device))
+        self.register_buffer("seen", None if channels is None else torch.zeros((), dtype=torch.long, device=example.device))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         old = self.old(x)
-        return torch.lerp(old, self.new(x).to(old.dtype), self.share.to(old.dtype))  # exact at both ends, unlike the equation
+        new = self.new(x).to(old.dtype)
+        gain, seen = self.gain, self.seen
+        if gain is not None and seen is not None:
+            new = _matched(old, new, gain, seen, self.share, self.training)
+        return torch.lerp(old, new, self.share.to(old.dtype))  # exact at both ends, unlike the equation
 
 
 def hand_overs(model: nn.Module) -> Iterator[tuple[str, HandOver]]:

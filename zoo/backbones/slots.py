@@ -65,6 +65,15 @@ def widths(block: Any) -> tuple[int, int]:
     return block.conv_pwl.in_channels, first.in_channels
 
 
+def reader(model: nn.Module, path: str) -> nn.Conv2d | None:
+    """The convolution that alone reads what the slot gives; None where there is none, as before a shortcut."""
+    block: Any = model.get_submodule(path.rpartition(".")[0])
+    if not isinstance(block, _BLOCKS) or path.rpartition(".")[2] != "se":
+        return None
+    behind = getattr(block, "conv_pw" if isinstance(block, DepthwiseSeparableConv) else "conv_pwl", None)
+    return behind if isinstance(behind, nn.Conv2d) and behind.groups == 1 else None
+
+
 def reduction(block: Any) -> float:
     """EfficientNet's reduction as a ratio of the gate's width, which is the expanded one."""
     channels, entering = widths(block)

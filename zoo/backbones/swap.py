@@ -12,8 +12,8 @@ from torch import nn
 from registry import ATTENTION, nearest
 
 from .graft import HandOver
-from .slots import blocks, evaluating, maps, place, reduction, shown, slots, stage, widths
-from .swapped import build, origin, record
+from .slots import blocks, evaluating, maps, place, reader, reduction, shown, slots, stage, widths
+from .swapped import build, hand_over, origin, record
 from .timm_gates import act_name, activation, bottleneck, move
 
 KEEP = ("graft", "fresh")
@@ -195,9 +195,11 @@ def swap_attention(
     for path, old, new, description, how in built:  # only now, when nothing can fail any more
         if how == "handed over":
             description["from"] = described.get(path)
-        place(model, path, HandOver(old if old is not None else nn.Identity().train(new.training), new) if how == "handed over" else new)
+            new = hand_over(model, path, old, new, description["channels"])
+        place(model, path, new)
         described[path] = description
-        changes.append(Change(path, shown(old), to, _parameters(old), _parameters(new), how))
+        gate = new.new if isinstance(new, HandOver) else new
+        changes.append(Change(path, shown(old), to, _parameters(old), _parameters(gate), how))
     record(model, name, args, described)
     over = sum(change.how == "handed over" for change in changes)
     note = f"{over} gates take over while zoo.fit trains; zoo.finish_swap(model) then drops the old ones" if over else ""
@@ -208,10 +210,12 @@ def swap_attention(
 def finish_swap(model: nn.Module, example: torch.Tensor | None = None) -> SwapReport:
     """Drop the old gates of a grafted network: what is left is the network with the new gates alone.
 
+    How loud the new gate had to be made to match the old one goes into the weights of the convolution behind it.
+
     Args:
         model: a network after `swap_attention(..., keep="graft")`, or what holds one, in place.
         example: `[B, C, H, W]` pictures on which to measure what this last step changes. After `zoo.fit` the new gates have taken over
-            whole, and nothing does.
+            whole, and only rounding does.
 
     Returns:
         What was dropped in each slot, and how far the hand-over had come.
@@ -228,6 +232,9 @@ def finish_swap(model: nn.Module, example: torch.Tensor | None = None) -> SwapRe
         share = 1.0 if gate.share.is_meta else float(gate.share)
         how = "complete" if share == 1 else f"cut short at {share:.0%}"
         changes.append(Change(path, shown(gate.old), shown(gate.new), _parameters(gate.old), _parameters(gate.new), how))
+        behind = reader(model, path)
+        if behind is not None and gate.gain is not None:
+            behind.weight.mul_(gate.gain.to(behind.weight).view(1, -1, 1, 1))
         place(model, path, gate.new)
     for network in model.modules():
         if "slots" in getattr(network, "_model_args", {}):

@@ -17,7 +17,7 @@ from torch import nn
 from registry import ATTENTION, nearest
 
 from .graft import HandOver
-from .slots import place, slots
+from .slots import place, reader, slots
 
 _ENTRY = "attn_swap"
 _SHARED = ("num_classes", "in_chans", "global_pool", "img_size", "drop_rate", "drop_path_rate", "drop_block_rate")  # of any network
@@ -31,6 +31,12 @@ def build(description: Mapping[str, Any], like: nn.Module) -> nn.Module:
     return built.train(like.training)
 
 
+def hand_over(model: nn.Module, path: str, old: nn.Module | None, new: nn.Module, channels: int) -> HandOver:
+    """What is to sit in the slot while the gates change hands."""
+    matched = channels if reader(model, path) is not None else None
+    return HandOver(old if old is not None else nn.Identity().train(new.training), new, matched)
+
+
 def _install(model: nn.Module, path: str, description: Mapping[str, Any]) -> None:
     """Put what a saved description says into a slot of the base."""
     held = slots(model).get(path)
@@ -39,7 +45,7 @@ def _install(model: nn.Module, path: str, description: Mapping[str, Any]) -> Non
         if description["from"] is not None:
             _install(model, path, description["from"])
             held = model.get_submodule(path)
-        new = HandOver(held if held is not None else nn.Identity(), new)
+        new = hand_over(model, path, held, new, description["channels"])
     place(model, path, new)
 
 
