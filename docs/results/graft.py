@@ -113,14 +113,7 @@ def main() -> None:
         file.write_text(json.dumps(dict(sorted(now.items())), indent=0) + "\n")
 
     for seed in range(asked.seeds):
-        one_seed(
-            data,
-            seed,
-            asked.gates,
-            asked.epochs,
-            found,
-            lambda now: file.write_text(json.dumps(dict(sorted(now.items())), indent=0) + "\n"),
-        )
+        one_seed(data, seed, asked.gates, asked.epochs, found, remember)
     options = f"--seeds {asked.seeds} --gates {' '.join(asked.gates)} --epochs {asked.epochs}"
     command = f"python docs/results/graft.py {Path(asked.data).name} {options}"
     write(found, asked.seeds, asked.gates, asked.epochs, command)

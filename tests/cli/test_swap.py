@@ -80,9 +80,7 @@ def test_then_trained_like_any_model(zoo, classifier, disk, tmp_path):
         assert torch.allclose(one[key] * gain, other[key], atol=1e-4) and not torch.allclose(gain, torch.ones(()), atol=0.1)
     trunk = [key for key in one if ".se." not in key and "num_batches" not in key and key not in behind]
     assert len(behind) == 4, "behind the first block's gate stands no convolution"
-    assert all(torch.allclose(one[key], other[key], atol=1e-5) for key in trunk), (
-        "it started from the run's weights, the classifier's too"
-    )
+    assert all(torch.allclose(one[key], other[key], atol=1e-5) for key in trunk), "it started from the run's weights, the classifier's too"
     assert load_run(tmp_path / "trained").settings["model"] == str(tmp_path / "new")
 
 
