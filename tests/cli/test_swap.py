@@ -116,6 +116,29 @@ def test_in_one_step(zoo, classifier, disk, tmp_path):
     assert again.code == 0 and held(tmp_path / "plain") == []
 
 
+def test_a_stopped_fine_tuning_goes_on(zoo, classifier, tmp_path, monkeypatch):
+    swap = ("swap", classifier, "cbam", "--finetune-epochs", "2")
+    assert zoo(*swap, "--out", tmp_path / "whole").code == 0
+    from zoo.train.task import Task
+
+    count, after_step = [0], Task.after_step
+
+    def stop(self):
+        count[0] += 1
+        if count[0] == 2:
+            os.kill(os.getpid(), 15)
+
+    monkeypatch.setattr(Task, "after_step", stop)
+    said = zoo(*swap, "--out", tmp_path / "cut")
+    assert said.code != 0 and "--resume" in said.err
+    monkeypatch.setattr(Task, "after_step", after_step)
+    again = zoo(*swap, "--out", tmp_path / "cut")
+    assert again.code != 0 and "resume it (--resume)" in again.err
+    assert zoo(*swap, "--out", tmp_path / "cut", "--resume").code == 0
+    assert (tmp_path / "cut" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert zoo("swap", classifier, "cbam", "--out", tmp_path / "cut", "--resume").code != 0
+
+
 def test_the_picture_tower_of_a_joint_embedding(zoo, joint, disk, tmp_path):
     said = zoo("swap", joint, "cbam", "--out", tmp_path / "new")
     assert said.code == 0 and "--finetune-epochs" in said.err, "zoo train DIR would leave the other towers behind"

@@ -13,6 +13,7 @@ from ..build import load_run
 from ..progress import console
 from ..train import Classify, TrainConfig, fit
 from ..train.loop import claim, is_run
+from ..train.randomness import seed_everything
 from .app import Debug, Json, app
 
 
@@ -29,6 +30,7 @@ def swap(
     finetune_epochs: Annotated[int, typer.Option(min=0, help="Train the new network, on the run's own data and recipe.")] = 0,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the fine-tuning; the run's own by default.")] = None,
     data: Annotated[str | None, typer.Option(help="Other data of the same kind to fine-tune on.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a fine-tuning that stopped: the same command again.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -40,8 +42,11 @@ def swap(
     """
     if out.resolve() == run.resolve():
         raise ValueError(f"out: {out} is the run itself; choose another directory, so that nothing is lost")
-    if is_run(out) and not overwrite:
-        raise ValueError(f"out: {out} already holds a run; replace it (--overwrite), or choose another directory")
+    if resume and not finetune_epochs:
+        raise ValueError("resume: it is a fine-tuning that goes on; give --finetune-epochs as before")
+    if is_run(out) and not overwrite and not resume:
+        onward = "resume it (--resume), " if finetune_epochs else ""
+        raise ValueError(f"out: {out} already holds a run; {onward}replace it (--overwrite), or choose another directory")
     if out.exists() and not is_run(out) and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"out: {out} is not empty and holds no run; choose another directory, so that nothing is lost")
     if stages is not None and not all(each.strip().isdecimal() for each in stages.split(",")):
@@ -50,12 +55,13 @@ def swap(
     task: Any = opened.task
     network = task.trainable_module if isinstance(task, Classify) else task.trainable_module.towers["image"]
     numbers = [int(each) for each in stages.split(",")] if stages is not None else None
+    seed_everything(opened.settings.get("seed", 0))  # the same command makes the same network
     report = swap_attention(network, attention, stages=numbers, where=where, keep=keep)
     about = {"swapped": {"from": str(run), "attention": attention, "keep": keep, "slots": len(report)}}
     if finetune_epochs:
         rows = opened.open_data(data)
         recipe = {each.name: opened.settings[each.name] for each in fields(TrainConfig) if each.name in opened.settings}
-        recipe |= {"epochs": finetune_epochs, "out": str(out), "overwrite": overwrite, **({"lr": lr} if lr else {})}
+        recipe |= {"epochs": finetune_epochs, "out": str(out), "resume": resume, "overwrite": overwrite, **({"lr": lr} if lr else {})}
         metrics = fit(task, rows.train, rows.eval, TrainConfig(**recipe), about={"data": data or opened.settings.get("data"), **about})
     else:
         claim(out, overwrite=overwrite)  # no checkpoint of the run that was there may be taken for one of this network
