@@ -16,10 +16,14 @@ from torch import Tensor
 
 from registry import LOSSES
 
+from . import rows
+
 
 @LOSSES.register("siglip")
 def siglip(a: Tensor, b: Tensor, *, logit_scale: Tensor, logit_bias: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
     """The loss of `[B, D]` and `[B, D]` embeddings of unit length; float32 at least, also under autocast.
+
+    Above 4,096 rows the matrix is taken a few rows at a time: the same value and gradients, but no second derivatives.
 
     Args:
         logit_scale: multiplies the cosines; already exponentiated.
@@ -28,6 +32,8 @@ def siglip(a: Tensor, b: Tensor, *, logit_scale: Tensor, logit_bias: Tensor | No
     """
     with torch.autocast(a.device.type, enabled=False):
         dtype = torch.promote_types(a.dtype, torch.float32)
+        if len(a) > rows.WHOLE:
+            return _by_rows(a.to(dtype), b.to(dtype), logit_scale.to(dtype), None if logit_bias is None else logit_bias.to(dtype), ids)
         logits = logit_scale.to(dtype) * (a.to(dtype) @ b.to(dtype).T)
         if logit_bias is not None:
             logits = logits + logit_bias.to(dtype)
@@ -35,6 +41,22 @@ def siglip(a: Tensor, b: Tensor, *, logit_scale: Tensor, logit_bias: Tensor | No
             ids = torch.arange(len(a), device=a.device)
         label = torch.where(ids[:, None] == ids[None, :], 1.0, -1.0).to(dtype)
         return -F.logsigmoid(label * logits).sum() / len(a)
+
+
+def _by_rows(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor | None, ids: Tensor | None) -> Tensor:
+    """The same for a large batch."""
+    total = len(a)
+    names = torch.arange(total, device=a.device) if ids is None else ids
+
+    def terms(chunk: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
+        i, j = (names[chunk, None] == names[None, :]).nonzero(as_tuple=True)  # few
+        positive = logits[i, j]
+        value = F.softplus(logits).sum(dtype=torch.float64) - positive.sum(dtype=torch.float64)  # softplus(-x) = softplus(x) - x
+        slope = logits.sigmoid_()
+        slope[i, j] -= 1
+        return value / total, slope.div_(total)
+
+    return rows.by_rows(a, b, scale, bias, terms)
 
 
 def _init_logit_bias(batch_size: int) -> float:
