@@ -44,6 +44,26 @@ def test_each_form_is_used(batch, size, form, monkeypatch):
     assert used == form
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_without_gradients(channels, channels_last, monkeypatch):
+    """Of several samples, each channel of each sample is a channel of a depthwise convolution."""
+    groups = []
+    conv2d = F.conv2d
+    monkeypatch.setattr(F, "conv2d", lambda *args, **kwargs: groups.append(kwargs.get("groups", 1)) or conv2d(*args, **kwargs))
+    conv = NarrowConv2d(channels, 7).double()
+    if channels_last:
+        conv = conv.to(memory_format=torch.channels_last)
+    for height, width in ((20, 21), (28, 28), (57, 33)):
+        x = torch.randn(8, channels, height, width, dtype=torch.float64)
+        x = x.to(memory_format=torch.channels_last) if channels_last else x
+        with torch.no_grad():
+            y = conv(x)
+        assert groups == [8 * channels] and y.shape == (8, 1, height, width)
+        assert torch.allclose(y, conv2d(x, conv.weight, padding=3), rtol=0, atol=1e-12)
+        groups.clear()
+
+
 def test_derivatives():
     for size in ((3, 4), (21, 20)):
         x = torch.randn(1, 1, *size, dtype=torch.float64, requires_grad=True)
