@@ -30,7 +30,7 @@ def write(rows: list[Measured], known: dict, rounds: int, seed: int, command: st
         "with its reduction and activation, beside timm's class of the same gate. Times are in copies of the input (`y.copy_(x)`, which",
         "reads it and writes as much); what is saved for the backward pass, parameters and buffers aside, in multiples of the input. Each",
         "cell is ours / timm's; the ratio is timm's time by ours, above 1 where ours is faster: the median of",
-        f"{rounds} rounds, and their quartiles. Ours, timm's and the copy took turns within a round, each after one call that is not timed.",
+        f"{rounds} rounds, and their quartiles. Ours, timm's and the copy took turns in a round, each after a call that is not timed.",
         "timm's `cbam` and `coord` are told ours's width and biases: they compute the same function.",
     ]
     for size in BATCH_SIZES:
