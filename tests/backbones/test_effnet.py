@@ -366,6 +366,11 @@ def test_attn_stages_beyond_the_network(stage):
         build("effnet_se_test", attn_stages={stage: "eca"})
 
 
+def test_attn_stages_without_attention():
+    with pytest.raises(TypeError, match=r"attn_stages: expected stages and their attention, such as .*, got \[4, 5\]"):
+        build("effnet_se_test", attn_stages=[4, 5])
+
+
 def test_attn_stages_unknown_attention():
     with pytest.raises(KeyError) as caught:
         build("effnet_se_test", attn_stages={1: "simm"})

@@ -69,6 +69,8 @@ def _put_gates(
     calm: bool,
 ) -> None:
     everywhere = attn_all if attn_all is not None else not (attention == "se" and row.has_se)
+    if attn_stages is not None and not isinstance(attn_stages, Mapping):
+        raise TypeError(f'attn_stages: expected stages and their attention, such as {{4: "cbam", 5: "none"}}, got {attn_stages!r}')
     chosen = {stage: (gate, own) for stage, gate, own in (_stage_choice(*item) for item in (attn_stages or {}).items())}
     beyond = sorted(stage for stage in chosen if not 0 <= stage < len(model.blocks))
     if beyond:
