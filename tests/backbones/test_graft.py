@@ -137,6 +137,17 @@ def test_the_gain_is_averaged_and_then_stays():
     assert torch.equal(gate.gain, held) and "gain" not in dict(gate.named_parameters())
 
 
+def test_a_dead_channel_keeps_its_gain():
+    """Behind a ReLU a channel may be zero in all of a batch."""
+    gate, x = HandOver(Times(3.0), Times(1.0), channels=4), torch.randn(2, 4, 5, 5)
+    for _ in range(2):
+        gate(x)
+    x[:, 1] = 0
+    for _ in range(3):
+        gate(x)
+    assert torch.allclose(gate.gain, torch.full((4,), 3.0))
+
+
 def test_the_gain_goes_into_the_convolution_behind():
     torch.manual_seed(0)
     model = timm.create_model("effnet_se_test", num_classes=3, pretrained_cfg_overlay={"input_size": (3, 32, 32)})

@@ -1,6 +1,6 @@
 """A new gate that takes over from an old one: y = old(x) + share * (gain * new(x) - old(x)), the share going from 0 to 1 in training.
 
-At 0 the network is what it was before the swap, at 1 it is the network with the new gate, each to the last bit, and the old one can go.
+At 0 the network is what it was before the swap, to the last bit; at 1 the old gate says nothing any more, and can go.
 
 What a gate has learned is above all how loud each channel should be, and a new one does not know it. So where a convolution reads what the
 slot gives, the new gate is measured against the old one on what passes: gain[c] = <old(x), new(x)> / <new(x), new(x)>, the least squares
@@ -22,10 +22,12 @@ def _matched(
     if training:
         with torch.no_grad():
             wide, wanted = new.float(), old.float()
-            fit = (wide * wanted).sum((0, 2, 3)) / (wide * wide).sum((0, 2, 3)).clamp(min=1e-12)
+            power = (wide * wide).sum((0, 2, 3))
+            fit = (wide * wanted).sum((0, 2, 3)) / power.clamp(min=1e-12)
             seen.add_(1)
             rate = (1 / seen).clamp(min=0.1) * (share < 1)  # a plain mean at first
-            gain.lerp_(fit.to(gain.dtype), rate.to(gain.dtype))
+            says = power > 1e-12  # a channel that is dead in this batch says nothing about how loud it should be
+            gain.lerp_(torch.where(says, fit.to(gain.dtype), gain), rate.to(gain.dtype))
     return new * gain.to(new.dtype).view(1, -1, 1, 1)
 
 
