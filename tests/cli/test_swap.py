@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 
 import pytest
 import timm
@@ -11,6 +12,7 @@ import torch
 from zoo import attention_slots, load_run
 from zoo.backbones.graft import hand_overs
 from zoo.backbones.slots import reader
+from zoo.train.task import Task
 
 SMALL = ("--img-size", "32", "--batch-size", "8", "--epochs", "1")
 
@@ -84,22 +86,25 @@ def test_then_trained_like_any_model(zoo, classifier, disk, tmp_path):
     assert load_run(tmp_path / "trained").settings["model"] == str(tmp_path / "new")
 
 
+def stop_after(steps, monkeypatch):
+    """SIGTERM in the training that follows, until `monkeypatch.undo()`."""
+    count = [0]
+
+    def stop(self):
+        count[0] += 1
+        if count[0] == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Task, "after_step", stop)
+
+
 def test_a_stopped_training_of_it_goes_on(zoo, classifier, disk, tmp_path, monkeypatch):
     zoo("swap", classifier, "cbam", "--out", tmp_path / "new")
     train = ("train", tmp_path / "new", "--data", disk.manifest, "--img-size", "32", "--batch-size", "8", "--epochs", "2")
     assert zoo(*train, "--out", tmp_path / "whole").code == 0
-    from zoo.train.task import Task
-
-    count, after_step = [0], Task.after_step
-
-    def stop(self):
-        count[0] += 1
-        if count[0] == 2:
-            os.kill(os.getpid(), 15)
-
-    monkeypatch.setattr(Task, "after_step", stop)
+    stop_after(2, monkeypatch)
     assert zoo(*train, "--out", tmp_path / "cut").code != 0
-    monkeypatch.setattr(Task, "after_step", after_step)
+    monkeypatch.undo()
     assert len(list(hand_overs(timm.create_model(f"local-dir:{tmp_path / 'cut'}", pretrained=True)))) == 5
     assert zoo(*train, "--out", tmp_path / "cut", "--resume").code == 0
     assert (tmp_path / "cut" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
@@ -119,19 +124,10 @@ def test_in_one_step(zoo, classifier, disk, tmp_path):
 def test_a_stopped_fine_tuning_goes_on(zoo, classifier, tmp_path, monkeypatch):
     swap = ("swap", classifier, "cbam", "--finetune-epochs", "2")
     assert zoo(*swap, "--out", tmp_path / "whole").code == 0
-    from zoo.train.task import Task
-
-    count, after_step = [0], Task.after_step
-
-    def stop(self):
-        count[0] += 1
-        if count[0] == 2:
-            os.kill(os.getpid(), 15)
-
-    monkeypatch.setattr(Task, "after_step", stop)
+    stop_after(2, monkeypatch)
     said = zoo(*swap, "--out", tmp_path / "cut")
     assert said.code != 0 and "--resume" in said.err
-    monkeypatch.setattr(Task, "after_step", after_step)
+    monkeypatch.undo()
     again = zoo(*swap, "--out", tmp_path / "cut")
     assert again.code != 0 and "resume it (--resume)" in again.err
     assert zoo(*swap, "--out", tmp_path / "cut", "--resume").code == 0
