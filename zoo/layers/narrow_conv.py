@@ -1,13 +1,13 @@
 """A convolution to one channel, in forms that a CPU computes faster.
 
-torch has no kernel for so few channels: two to one, 7 x 7, runs at a fiftieth of the machine's speed. The same sums are
+torch has no kernel for so few channels: two to one, 7 x 7, runs at a small part of the machine's speed. The same sums are
 
     small maps:  of a few samples, a product of the kernel and the patches, [C_in * k * k] @ [B, C_in * k * k, H * W]; of more,
                  [B, C_in * H * W] @ [C_in * H * W, H * W], the matrix made of the kernel's weights and zeros
     large maps:  a convolution over blocks of 4 x 4 pixels, 16 * C_in channels to 16, again of the kernel's weights and zeros;
                  of several samples and without gradients, a depthwise convolution of which each sample's channels are channels
 
-three times the multiplications or more of the first three, and still up to five times faster, most of all backward.
+the first three of three times the multiplications or more, and still faster, most of all backward.
 """
 
 import functools

@@ -22,7 +22,7 @@ class PointwiseConv2d(nn.Conv2d):
     """`nn.Conv2d(in_channels, out_channels, 1)`, key for key: [B, C, H, W] -> [B, out_channels, H, W].
 
     Where the channels of a pixel lie side by side it is computed as a linear layer, else as a matrix product a sample: for a strip of
-    pixels a CPU's convolution takes up to three times as long, most of it for bringing the weights into its own order.
+    pixels a CPU's convolution takes up to twice as long and more, most of it for bringing the weights into its own order.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True, device=None, dtype=None):
