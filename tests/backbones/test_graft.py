@@ -11,6 +11,7 @@ from torch import nn
 import zoo
 from zoo.attention import CBAM, ECA, SE
 from zoo.backbones.graft import HandOver, hand_overs
+from zoo.backbones.slots import reader
 
 
 class Times(nn.Module):
@@ -171,6 +172,14 @@ def test_a_gain_only_where_a_convolution_can_take_it():
         zoo.swap_attention(model, "eca" if has else "cbam")
         gates = [gate for _, gate in hand_overs(model)]
         assert gates and all((gate.gain is not None) is has for gate in gates)
+
+
+def test_a_grouped_convolution_cannot_take_it():
+    """Its weights are not laid out by the channel that it reads."""
+    model = timm.create_model("effnet_se_test")
+    assert reader(model, "blocks.4.0.se") is model.blocks[4][0].conv_pwl
+    model.blocks[4][0].conv_pwl = nn.Conv2d(8, 8, 1, groups=2)
+    assert reader(model, "blocks.4.0.se") is None
 
 
 def test_all_of_a_network():

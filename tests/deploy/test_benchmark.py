@@ -156,3 +156,17 @@ def test_a_name_is_refused_before_anything_is_measured():
 def test_a_map_on_which_timms_class_cannot_train():
     with pytest.raises(ValueError, match="cbam: timm's class cannot train on a map of 1 x 672 x 1 x 1 .*take larger pictures"):
         bench_attention(["cbam"], [1], rounds=1, img_size=32)
+
+
+@pytest.mark.parametrize("gate", ["cbam", "coord"])
+def test_timms_class_is_as_wide_as_ours(gate):
+    """At the network's reduction timm rounds otherwise, or has no biases; then two functions would be compared."""
+    place = Place(channels=144, height=7, width=7, rd_ratio=1 / 24)
+    ours, timms = (sum(each.numel() for each in module.parameters()) for module in benchmark._built(gate, place, 2).values())
+    assert ours == timms
+
+
+def test_the_first_call_is_not_timed(monkeypatch):
+    calls = []
+    monkeypatch.setattr(benchmark.time, "process_time", lambda: float(len(calls)))
+    assert benchmark._seconds(lambda: calls.append(1), 4) == 1.0 and len(calls) == 5
