@@ -118,7 +118,7 @@ class TestCreateJoint:
 
     def test_captions_decide_the_vocabulary(self):
         plain = zoo.create_joint(self.TOWERS)
-        learned = zoo.create_joint(self.TOWERS, captions=["greek small letter alpha"] * 4)
+        learned = zoo.create_joint(self.TOWERS, values={"text": ["greek small letter alpha"] * 4})
         lengths = [joint.towers["text"].prepare(["greek small letter alpha"]).ne(0).sum() for joint in (plain, learned)]
         assert lengths[1] < lengths[0]
 
@@ -180,7 +180,7 @@ class TestCreateTask:
         [
             ("effnet_eca_tset", {}, "did you mean 'effnet_eca_test'"),
             ({"image": "effnet_eca_test", "audio": "bag"}, {}, "three kinds has image, label, text; there is no audio"),
-            ({"text": "bag", "label": "bag"}, {}, "needs an image tower"),
+            ({"text": "bag", "label": "bag"}, {}, "label is what a classifier learns"),
             ("effnet_eca_test", {"img_size": 0}, "img_size: expected at least 8 pixels, got 0"),
             ("effnet_eca_test", {"augment": "flip"}, "augment: expected one of"),
             ("effnet_eca_test", {"drop_path": 1.0}, "drop_path: expected a share"),

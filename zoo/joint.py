@@ -1,16 +1,19 @@
 """Towers of several modalities that meet in one space: tower, head, unit length, and a loss a pair.
 
-    e_m = normalise(head_m(tower_m(x_m)));   L_(m,n) = loss(e_m, e_n, exp(s), β)
+    e_m = normalise(head_m(tower_m(x_m)));   L_(m,n) = w_(m,n) loss_(m,n)(e_m, e_n, exp(s), β)
 
 Towers are keyed by modality and losses by pair, so that a third modality is one more key and a batch may lack any of them. A tower is what
-maps its tensor to `[B, num_features]`: a timm model without its classifier for pictures, an entry of `registry.TOWERS` for the rest.
+maps its tensor to `[B, num_features]`: a timm model without its classifier for pictures, an entry of `registry.TOWERS` for the rest. A head
+that reads maps (`reads = "map"`) is given the tower's `forward_features` instead.
 
-The logit scale s is a logarithm, is learned, and stays in [0, ln 100]: CLIP, Radford et al., arXiv 2103.00020.
+Every pair has its own scale and bias: what is far apart for pictures and texts is not for pictures and tables. The logit scale s is a
+logarithm, is learned, and stays in [0, ln 100]: CLIP, Radford et al., arXiv 2103.00020.
 """
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +23,26 @@ from registry import UnknownName, nearest
 
 _MAX_LOGIT_SCALE = math.log(100)
 
+Loss = Callable[..., Tensor]
+
+
+def features_of(tower: nn.Module) -> int:
+    """The width of what a tower gives when it is called."""
+    # a timm model with a layer between its pooling and its classifier is wider there than its map
+    return int(getattr(tower, "head_hidden_size", None) or tower.num_features)  # type: ignore[arg-type]
+
+
+def reads_map(head: nn.Module | type[nn.Module]) -> bool:
+    return getattr(head, "reads", "vector") == "map"
+
 
 @torch.no_grad()
 def _width(tower: nn.Module, head: nn.Module) -> int:
     """The width of what the head makes; asked of a copy, since a forward pass may touch the statistics and the random state."""
     probe = copy.deepcopy(head).eval()
     like = next(probe.parameters(), torch.empty(0))
-    features = torch.zeros(1, tower.num_features, device=like.device, dtype=like.dtype)  # type: ignore[call-overload]
-    return probe(features).shape[-1]
+    shape = (1, int(tower.num_features), 2, 2) if reads_map(head) else (1, features_of(tower))  # type: ignore[arg-type]
+    return probe(torch.zeros(shape, device=like.device, dtype=like.dtype)).shape[-1]
 
 
 class JointEmbedding(nn.Module):
@@ -35,17 +50,19 @@ class JointEmbedding(nn.Module):
 
     Args:
         towers: modality to module with `num_features`, from the modality's tensor to `[B, num_features]`; the first one is the anchor.
-        heads: the same modalities, to modules from `[B, num_features]` to `[B, D]`, the same D for all.
-        loss: an entry of `registry.LOSSES`, or a function like it.
+        heads: the same modalities, to modules from `[B, num_features]`, or from a feature map, to `[B, D]`, the same D for all.
+        loss: an entry of `registry.LOSSES`, or a function like it; or one a pair, as {"image-text": clip, "image-table": siglip}.
         pairs: modalities to bring together; by default the first one with each other one.
+        weights: factors of the pairs' losses, as {"image-table": 0.5}; 1 where nothing is said.
+        frozen: modalities whose tower stays as it is, in eval mode and without gradients; their heads learn.
         batch_size: rows that the loss will see at a time; the start of the bias depends on it.
 
     Raises:
         ValueError: towers and heads are not of the same two or more modalities, heads differ in width, a modality cannot be called so,
-            or a pair is wrong.
+            a head reads maps and its tower has none, or a pair, a weight or a frozen modality is wrong.
     """
 
-    logit_scale: nn.Parameter
+    logit_scale: nn.Parameter | None
     logit_bias: nn.Parameter | None
 
     def __init__(
@@ -53,8 +70,10 @@ class JointEmbedding(nn.Module):
         towers: Mapping[str, nn.Module],
         heads: Mapping[str, nn.Module],
         *,
-        loss: Callable[..., Tensor],
+        loss: Loss | Mapping[str, Loss],
         pairs: Sequence[tuple[str, str]] | None = None,
+        weights: Mapping[str, float] | None = None,
+        frozen: Collection[str] = (),
         batch_size: int = 256,
     ):
         super().__init__()
@@ -68,36 +87,69 @@ class JointEmbedding(nn.Module):
                 raise ValueError(f"modality {name!r}: expected letters, digits and underscores, no digit first")
             if name in dir(nn.ModuleDict):
                 raise ValueError(f"modality {name!r}: the name is taken by torch.nn.ModuleDict")
+            if reads_map(heads[name]) and not callable(getattr(towers[name], "forward_features", None)):
+                raise ValueError(
+                    f"the head of {name} ({type(heads[name]).__name__}) reads feature maps, and its tower has none; take linear"
+                )
         widths = {name: _width(towers[name], heads[name]) for name in towers}
         if len(set(widths.values())) > 1:
             raise ValueError(f"heads differ in width: {widths}")
         self.embed_dim: int = widths[self.modalities[0]]
         self.pairs = self._checked([(self.modalities[0], other) for other in self.modalities[1:]] if pairs is None else pairs)
-        self.loss_function = loss
+        names = [f"{one}-{other}" for one, other in self.pairs]
+        self.losses: dict[str, Loss] = dict(loss) if isinstance(loss, Mapping) else dict.fromkeys(names, loss)
+        self.weights: dict[str, float] = dict.fromkeys(names, 1.0) | dict(weights or {})
+        for what, keys in (("loss", self.losses.keys()), ("weight", self.weights.keys())):
+            for name in sorted(keys - set(names)):
+                raise ValueError(f"a {what} for {name}, which is no pair; {nearest(name, names)}")
+        if left := [name for name in names if name not in self.losses]:
+            raise ValueError(f"no loss for the pair {left[0]}")
+        if wrong := {name: weight for name, weight in self.weights.items() if not 0 <= weight < math.inf}:
+            raise ValueError(f"weights: expected numbers of at least 0, got {wrong}")
+        if unknown := sorted(set(frozen) - set(towers)):
+            raise ValueError(f"frozen: there is no tower for {unknown[0]!r}; {nearest(unknown[0], list(towers))}")
+        self.frozen = frozenset(frozen)
         self.towers = nn.ModuleDict(towers)
         self.heads = nn.ModuleDict({name: heads[name] for name in towers})
-        self.logit_scale = nn.Parameter(torch.empty(1))  # not a scalar: FSDP2 refuses those
-        self.register_parameter("logit_bias", None if loss.init_logit_bias is None else nn.Parameter(torch.empty(1)))  # type: ignore[attr-defined]
+        for name in self.frozen:
+            self.towers[name].requires_grad_(False)
+        # [pairs], not scalars: FSDP2 refuses those
+        self.register_parameter("logit_scale", self._one_a_pair("init_logit_scale"))
+        self.register_parameter("logit_bias", self._one_a_pair("init_logit_bias"))
         self.restart_scale(batch_size)
+
+    def _one_a_pair(self, start: str) -> nn.Parameter | None:
+        wanted = any(getattr(loss, start) is not None for loss in self.losses.values())
+        return nn.Parameter(torch.zeros(len(self.pairs))) if wanted else None
 
     @torch.no_grad()
     def restart_scale(self, batch_size: int) -> None:
-        """Put the logit scale and the bias to where the loss wants them for this batch size."""
-        self.logit_scale.fill_(self.loss_function.init_logit_scale)  # type: ignore[attr-defined]
-        if self.logit_bias is not None:
-            self.logit_bias.fill_(self.loss_function.init_logit_bias(batch_size))  # type: ignore[attr-defined]
+        """Put the logit scales and the biases to where the losses want them for this batch size."""
+        for number, loss in enumerate(self.losses[f"{one}-{other}"] for one, other in self.pairs):
+            scale, bias = loss.init_logit_scale, loss.init_logit_bias  # type: ignore[attr-defined]  # the contract of a loss
+            if self.logit_scale is not None and scale is not None:
+                self.logit_scale[number] = scale
+            if self.logit_bias is not None and bias is not None:
+                self.logit_bias[number] = bias(batch_size)
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Keep the logit scale in range; call it after each optimizer step."""
-        self.logit_scale.clamp_(0, _MAX_LOGIT_SCALE)
+        """Keep the logit scales in range; call it after each optimizer step."""
+        if self.logit_scale is not None:
+            self.logit_scale.clamp_(0, _MAX_LOGIT_SCALE)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that weight decay must leave alone: the scale, the bias, and what any part of the towers and heads names."""
-        own = {"logit_scale"} if self.logit_bias is None else {"logit_scale", "logit_bias"}
+        """Parameters that weight decay must leave alone: scales, biases, and what any part of the towers and heads names."""
+        own = {name for name in ("logit_scale", "logit_bias") if getattr(self, name) is not None}
         parts = [(prefix, part) for prefix, part in self.named_modules() if part is not self]
         named = ((prefix, name) for prefix, part in parts for name in getattr(part, "no_weight_decay", tuple)())
         return own | {f"{prefix}.{name}" for prefix, name in named}
+
+    def train(self, mode: bool = True) -> "JointEmbedding":
+        super().train(mode)
+        for name in self.frozen:
+            self.towers[name].eval()
+        return self
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The embeddings of the modalities in the batch.
@@ -112,25 +164,42 @@ class JointEmbedding(nn.Module):
                 raise UnknownName(f"unknown modality {name!r} (this model embeds {known}); {nearest(name, list(self.modalities))}")
         if not batch:
             raise ValueError(f"the batch holds no modality; expected any of: {', '.join(self.modalities)}")
-        return {name: self._embed(name, batch[name]) for name in self.modalities if name in batch}
+        return {name: self.project(name, self.features(name, batch[name])) for name in self.modalities if name in batch}
 
-    def loss(self, embeddings: Mapping[str, Tensor], ids: Tensor | None = None) -> dict[str, Tensor]:
-        """The loss of each pair whose two modalities are there, keyed "image-text".
+    def features(self, name: str, x: Tensor) -> Tensor:
+        """What the tower of a modality gives to its head: `[B, num_features]`, or a map."""
+        tower = self.towers[name]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and name not in self.frozen):
+            return tower.forward_features(x) if reads_map(self.heads[name]) else tower(x)  # type: ignore[operator]
+
+    def project(self, name: str, features: Tensor) -> Tensor:
+        """Features of a modality into the joint space: `[B, D]` of unit length."""
+        x = self.heads[name](features)
+        return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+
+    def loss(self, embeddings: Mapping[str, Tensor], ids: Tensor | None = None, *, progress: float = 1.0) -> dict[str, Tensor]:
+        """The loss of each pair whose two modalities are there, times its weight, keyed "image-text"; their sum is what is trained for.
 
         Args:
             embeddings: what `forward` gave; row i of all is one thing.
             ids: `[B]` integers, equal where rows are the same thing; by default every row is its own.
+            progress: the share of the training that is done, for losses that warm up.
         """
-        scale, bias = self.logit_scale.exp(), self.logit_bias
-        return {
-            f"{one}-{other}": self.loss_function(embeddings[one], embeddings[other], logit_scale=scale, logit_bias=bias, ids=ids)
-            for one, other in self.pairs
-            if one in embeddings and other in embeddings
-        }
+        found = {}
+        for number, (one, other) in enumerate(self.pairs):
+            if one in embeddings and other in embeddings:
+                name = f"{one}-{other}"
+                loss, given = self.losses[name], self._given(number, progress)
+                found[name] = self.weights[name] * loss(embeddings[one], embeddings[other], ids=ids, **given)
+        return found
 
-    def _embed(self, name: str, x: Tensor) -> Tensor:
-        x = self.heads[name](self.towers[name](x))
-        return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+    def _given(self, number: int, progress: float) -> dict[str, Any]:
+        one, other = self.pairs[number]
+        loss: Any = self.losses[f"{one}-{other}"]
+        scale = self.logit_scale[number : number + 1].exp() if self.logit_scale is not None and loss.init_logit_scale is not None else None
+        bias = self.logit_bias[number : number + 1] if self.logit_bias is not None and loss.init_logit_bias is not None else None
+        during = getattr(loss, "during", None)  # only losses that warm up have it
+        return {"logit_scale": scale, "logit_bias": bias, **(during(progress) if during else {})}
 
     def _checked(self, pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
         seen: set[frozenset[str]] = set()

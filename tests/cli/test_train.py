@@ -87,7 +87,7 @@ def test_every_option_of_a_joint_embedding_arrives(zoo, disk, tmp_path):
         (("image=effnet_eca_test",), "joins two modalities or more"),
         (("image=effnet_eca_test", "image=effnet_eca_test"), "a modality is given twice"),
         (("image=effnet_eca_test", "audio=bag"), "there is no audio"),
-        (("text=bag", "label=bag"), "needs an image tower"),
+        (("text=bag", "label=bag"), "label is what a classifier learns"),
         (("effnet_eca_test", "effnet_se_test"), "expected one name (a classifier), or modality=tower pairs"),
         (("image=", "text=bag"), "model 'image='"),
         (("", "text=bag"), "modality=tower pairs"),

@@ -4,7 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..build import create_task, open_data
+from registry import nearest
+
+from ..build import create_task, each_of, open_data
 from ..progress import console
 from ..train import TrainConfig, fit
 from ..train.config import DEVICES, PRECISIONS
@@ -36,6 +38,42 @@ def parse_model(words: list[str]) -> str | dict[str, str]:
     return {modality: tower for modality, _, tower in pairs}
 
 
+def parse_joint(towers: dict[str, str], given: dict[str, Any], frozen: list[str]) -> dict[str, Any]:
+    """The options of a joint embedding that are lists in one word, taken apart.
+
+    Raises:
+        ValueError: a word that is none, or a modality that has no tower.
+    """
+    found: dict[str, Any] = {}
+    if "head" in given:
+        found["head"] = each_of(given["head"], towers)
+    if "pairs" in given:
+        pairs = [tuple(word.split("-")) for word in given["pairs"].split(",")]
+        if wrong := [pair for pair in pairs if len(pair) != 2]:
+            raise ValueError(f"pairs: expected modalities such as image-text,image-table, got {'-'.join(wrong[0])!r}")
+        found["pairs"] = pairs
+    if "loss" in given:
+        found["loss"] = each_of(given["loss"], [f"{one}-{other}" for one in towers for other in towers])
+    if "weights" in given:
+        found["weights"] = _numbers("weights", given["weights"], "image-text=1,image-table=0.5")
+    if "tower_lr" in given:
+        rates = _numbers("tower-lr", given["tower_lr"], "image=1e-4")
+        if wrong_names := sorted(rates.keys() - towers.keys()):
+            raise ValueError(f"tower-lr: there is no tower for {wrong_names[0]!r}; {nearest(wrong_names[0], list(towers))}")
+        found["tower_lr"] = {f"towers.{name}": rate for name, rate in rates.items()}
+    if unknown := [name for name in frozen if name not in towers]:
+        raise ValueError(f"freeze: expected bn or modalities, got {unknown[0]!r}; {nearest(unknown[0], ['bn', *towers])}")
+    return {**found, "frozen": frozen}
+
+
+def _numbers(option: str, words: str, example: str) -> dict[str, float]:
+    pairs = [word.partition("=") for word in words.split(",")]
+    try:
+        return {name: float(value) for name, _, value in pairs}
+    except ValueError:
+        raise ValueError(f"{option}: expected {example}, got {words!r}") from None
+
+
 @app.command("train")
 def train(
     model: Annotated[list[str], typer.Argument(help="effnet_cbam_b0, or image=effnet_cbam_b0 text=transformer.")],
@@ -61,10 +99,13 @@ def train(
     cutmix: Annotated[float | None, typer.Option(help="CutMix alpha of a classifier; none by default.")] = None,
     drop_path: Annotated[float, typer.Option(help="Stochastic depth of the picture network.")] = 0.05,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start the picture network from timm's weights.")] = False,
-    freeze: Annotated[str | None, typer.Option(help="bn: batch norms keep their statistics.")] = None,
-    head: Annotated[str | None, typer.Option(help="Head of a joint embedding; linear by default.")] = None,
+    freeze: Annotated[str | None, typer.Option(help="bn: batch norms keep their statistics; modalities: their towers stay.")] = None,
+    head: Annotated[str | None, typer.Option(help="Of a joint embedding: linear (default), or image=attnpool,text=mlp.")] = None,
     embed_dim: Annotated[int | None, typer.Option(help="Width of a joint embedding; 256 by default.")] = None,
-    loss: Annotated[str | None, typer.Option(help="Loss of a joint embedding; clip by default.")] = None,
+    loss: Annotated[str | None, typer.Option(help="Of a joint embedding: clip (default), or image-text=clip,image-table=siglip.")] = None,
+    pairs: Annotated[str | None, typer.Option(help="image-text,image-table; the first modality with each other by default.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Factors of the pairs' losses: image-text=1,image-table=0.5.")] = None,
+    tower_lr: Annotated[str | None, typer.Option(help="Learning rates of towers: image=1e-4.")] = None,
     precision: Annotated[str, typer.Option(help=", ".join(PRECISIONS))] = _DEFAULT.precision,
     device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = _DEFAULT.device,
     seed: Annotated[int, typer.Option(help="Decides everything random.")] = _DEFAULT.seed,
@@ -81,19 +122,24 @@ def train(
     """
     towers = parse_model(model)
     classifier = {"smoothing": smoothing, "mixup": mixup, "cutmix": cutmix}
-    joint = {"head": head, "embed_dim": embed_dim, "loss": loss}
+    joint = {"head": head, "embed_dim": embed_dim, "loss": loss, "pairs": pairs, "weights": weights, "tower_lr": tower_lr}
     kind, mine, other = ("a classifier", classifier, joint) if isinstance(towers, str) else ("a joint embedding", joint, classifier)
     if foreign := [f"--{name.replace('_', '-')}" for name, value in other.items() if value is not None]:
         raise ValueError(f"{' '.join(model)} is {kind}; it has no {' or '.join(foreign)}")
     own: dict[str, Any] = {name: value for name, value in mine.items() if value is not None}
-    if freeze not in (None, "bn"):
-        raise ValueError(f"freeze: expected bn, got {freeze!r}")
+    frozen = [word for word in (freeze or "").split(",") if word]
+    if isinstance(towers, dict):
+        own |= parse_joint(towers, own, [word for word in frozen if word != "bn"])
+    elif wrong := [word for word in frozen if word != "bn"]:
+        raise ValueError(f"freeze: expected bn, got {wrong[0]!r}")
+    rates = own.pop("tower_lr", None)
     config = TrainConfig(
         out=out,
         epochs=epochs,
         batch_size=batch_size,
         accumulate=accumulate,
         lr=lr,
+        part_lr=rates,
         opt=opt,
         sched=sched,
         warmup=warmup,
@@ -118,7 +164,7 @@ def train(
         augment=augment,
         pretrained=pretrained,
         drop_path=drop_path,
-        freeze_bn=freeze == "bn",
+        freeze_bn="bn" in frozen,
         **own,
     )
     parameters = sum(parameter.numel() for parameter in task.parameters())

@@ -56,6 +56,14 @@ class Split(Sequence[Row]):
         words = None if self.words is None else partial(_chosen, self.words, chosen)
         return Split(len(chosen), partial(_chosen, self.read, chosen), self.columns, self.ids[chosen], self.pictures[chosen], words)
 
+    def values(self, column: str) -> Iterator[Any]:
+        """The raw value of a column in every row, in order, None where there is none."""
+        if column == "text" and self.words is not None:
+            yield from (text or None for text in self.texts())
+            return
+        for index in range(self.size):
+            yield self.read(index).get(column)
+
     def texts(self) -> Iterator[str]:
         """The `text` of every row, in order, "" where there is none."""
         for index in range(self.size):

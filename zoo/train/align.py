@@ -3,9 +3,17 @@
 With several micro-batches a step the loss still sees all of their rows at once: embed without a graph, take the loss of the whole, and run
 the towers again for the gradients (GradCache, Gao et al., arXiv 2101.06983), under the same random numbers. Batch norm that learns its
 statistics would compute something else the second time (and other statistics for each micro-batch), so it must be frozen then.
+
+With several processes every one of them takes the loss of all rows of all processes. The gradient that comes back through the gathering is
+the sum over the processes, all of which computed the same; so the mean of the parameters' gradients is that of one process with all rows,
+the scales' included. There is no DistributedDataParallel around the model: it would ask for a gradient of every tower in every step, and
+a batch may lack a modality.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +24,10 @@ from torch import nn
 
 from ..backbones.weights import save_model
 from ..datasets.data import Row, Split
+from ..datasets.picture import read_picture
 from ..evaluate.retrieval import chance, retrieve_both
 from ..joint import JointEmbedding
+from ..progress import console, tracked
 from .config import TrainConfig
 from .engine import Engine
 from .loader import Batch
@@ -25,16 +35,24 @@ from .preprocess import Preprocess
 from .task import Task
 
 Prepare = Callable[[list[Any]], torch.Tensor]
+_CHUNK = 256  # rows that a frozen tower reads at a time
 
 
 class _PrepareRow:
-    def __init__(self, modalities: Sequence[str], transform: Callable | None):
-        self.modalities, self.transform = tuple(modalities), transform
+    """Keeps what the towers read: pictures as tensors, the columns of a table as one dict, the rest as it is."""
+
+    def __init__(self, modalities: Sequence[str], tables: Mapping[str, Sequence[str]], transforms: Mapping[str, Callable]):
+        self.modalities, self.tables, self.transforms = tuple(modalities), dict(tables), dict(transforms)
 
     def __call__(self, row: Row) -> Row:
         kept = {name: row[name] for name in self.modalities if name in row}
-        if "image" in kept and self.transform is not None:
-            kept["image"] = self.transform(kept["image"])
+        for name, transform in self.transforms.items():
+            if name in kept:
+                picture = kept[name]
+                kept[name] = transform(read_picture(picture) if isinstance(picture, str | Path) else picture)
+        for name, columns in self.tables.items():
+            if name not in kept and (cells := {column: row[column] for column in columns if column in row}):
+                kept[name] = cells
         return kept
 
 
@@ -70,8 +88,9 @@ class Align(Task):
     Args:
         joint: the model.
         prepare: modality -> function from a list of raw values to the tensor of its tower (pictures come to it as tensors).
-        preprocess: pictures to tensors; None where no modality is `image`.
+        preprocess: modality -> pictures to tensors, for the modalities that are pictures.
         description: how the model was made, as JSON: it is written into the run.
+        tables: modality -> the columns of a row that make up its value, for modalities that are no column themselves.
         freeze_bn: batch norms keep their statistics; needed with several micro-batches a step.
     """
 
@@ -85,39 +104,103 @@ class Align(Task):
         joint: JointEmbedding,
         *,
         prepare: Mapping[str, Prepare],
-        preprocess: Preprocess | None,
+        preprocess: Mapping[str, Preprocess],
         description: Mapping[str, Any],
+        tables: Mapping[str, Sequence[str]] | None = None,
         freeze_bn: bool = False,
     ):
         super().__init__(joint, freeze_bn=freeze_bn)
         self.columns = joint.modalities
-        self.preprocess, self.description = preprocess, dict(description)
+        self.tables = {name: tuple(columns) for name, columns in (tables or {}).items()}
+        self.preprocess, self.description = dict(preprocess), dict(description)
         self._collate = _Collate({name: prepare[name] for name in joint.modalities})
+        self._known: dict[str, torch.Tensor] = {}  # features of the training rows by frozen towers
 
     @property
     def joint(self) -> JointEmbedding:
         return unwrap_model(self.trainable_module)
 
+    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: Any) -> "Align":
+        return self  # see above: a step averages the gradients itself
+
+    def check(self, split: Split, which: str) -> None:
+        missing = [name for name in self.columns if not {name, *self.tables.get(name, ())} & set(split.columns)]
+        possible = [pair for pair in self.joint.pairs if not set(pair) & set(missing)]
+        if missing and (which == "train" or not possible):
+            raise ValueError(f"the {which} rows have {', '.join(split.columns)}; this task also needs {', '.join(missing)}")
+
     def prepare(self, training: bool) -> Callable[[Row], Row]:
-        return _PrepareRow(self.columns, self.preprocess.transform(training) if self.preprocess else None)
+        return _PrepareRow(self.columns, self.tables, {name: each.transform(training) for name, each in self.preprocess.items()})
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         return self._collate(rows)
 
+    def look(self, train: Split, engine: Engine) -> None:
+        """Warn of what can not be learned from, and let the frozen towers read their rows once: what they say never changes."""
+        self._known = {}
+        for name in self.columns:
+            if name in self.preprocess:
+                continue
+            values = list(self._values(train, name))
+            there = [index for index, value in enumerate(values) if value is not None]
+            if len(there) > 1 and len({str(values[index]) for index in there}) == 1:
+                only = str(values[there[0]])[:60]
+                console.print(f"warning: all {len(there)} training rows have the same {name} ({only}): nothing there tells them apart")
+            if name in self.joint.frozen and there:
+                self._known[name] = self._read_once(name, values, there, engine)
+
+    def _values(self, split: Split, name: str) -> Iterable[Any]:
+        """A modality's raw value in every row, None where there is none; no picture is opened."""
+        if name not in self.tables:
+            return split.values(name)
+        columns = [(column, split.values(column)) for column in self.tables[name] if column in split.columns]
+        rows = zip(*(values for _, values in columns), strict=True)
+        cells = ({column: value for (column, _), value in zip(columns, row, strict=True) if value is not None} for row in rows)
+        return (each or None for each in cells)
+
+    @torch.no_grad()
+    def _read_once(self, name: str, values: list[Any], there: list[int], engine: Engine) -> torch.Tensor:
+        """[rows, features], in the order of the rows whatever the batches will be, so that a resumed run knows the same."""
+        parts = [there[first : first + _CHUNK] for first in range(0, len(there), _CHUNK)]
+        self.joint.towers[name].eval()
+        with engine.autocast():
+            read = [
+                self.joint.features(name, self._collate.prepare[name]([values[index] for index in part]).to(engine.device))
+                for part in tracked(parts, len(parts), f"read {name}")
+            ]
+        features = torch.cat(read).float()
+        known = features.new_zeros(len(values), *features.shape[1:])
+        known[torch.tensor(there, device=known.device)] = features
+        return known
+
     def begin(self, config: TrainConfig, world: int) -> None:
-        if world > 1:
-            raise ValueError(f"a joint embedding trains in one process; started with {world}")
-        moving = [name for name, part in self.joint.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+        moving = [
+            name
+            for name, part in self.joint.named_modules()
+            if isinstance(part, nn.modules.batchnorm._BatchNorm)
+            if not any(name.startswith(f"towers.{frozen}.") for frozen in self.joint.frozen)
+        ]
         if config.accumulate > 1 and moving and not self.freeze_bn:
             raise ValueError(
                 f"accumulate={config.accumulate}: the batch norms of this model ({len(moving)}) would compute other statistics for each "
                 "micro-batch, and the gradients would be wrong; freeze them (--freeze bn), or raise the batch size instead"
             )
-        self.joint.restart_scale((config.batch_size or self.default_batch_size) * config.accumulate)
+        rows = (config.batch_size or self.default_batch_size) * config.accumulate * world
+        if rows < 2:
+            raise ValueError("batch_size: a batch of one row has nothing to be told apart from; expected at least 2")
+        self.joint.restart_scale(rows)
 
     def embed(self, batch: Batch, model: nn.Module | None = None) -> dict[str, torch.Tensor]:
         """Embeddings of what the batch holds, modality -> [rows that have it, D]."""
-        return (model or self.trainable_module)({name: batch[name] for name in self.columns if name in batch})
+        names = [name for name in self.columns if name in batch]
+        if model is not None or not self._known or not self.training:
+            return (model or self.joint)({name: batch[name] for name in names})
+        return {
+            name: self.joint.project(name, self._known[name][batch["index"][batch[f"rows.{name}"]]])
+            if name in self._known
+            else self.joint({name: batch[name]})[name]
+            for name in names
+        }
 
     def _loss(self, embeddings: Mapping[str, torch.Tensor], rows: Mapping[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
         """The sum of the pairs' losses, each over the rows that have both."""
@@ -128,8 +211,31 @@ class Align(Task):
                 both = first[torch.isin(first, second)]
                 if len(both):
                     pair = {name: embeddings[name][torch.searchsorted(where, both)] for name, where in ((one, first), (other, second))}
-                    total = total + sum(self.joint.loss(pair, ids[both]).values())
+                    total = total + sum(self.joint.loss(pair, ids[both], progress=self.progress).values())
         return total
+
+    def _everybodys(
+        self, embeddings: Mapping[str, torch.Tensor], rows: Mapping[str, torch.Tensor], ids: torch.Tensor, engine: Engine
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]:
+        """The same three of all processes together. All modalities travel in one tensor, so that no process waits for another's."""
+        if engine.world == 1:
+            return dict(embeddings), dict(rows), ids
+        size = engine.largest(len(ids))
+        device = ids.device
+        table = torch.zeros(len(self.columns), size, self.joint.embed_dim, device=device, requires_grad=True)  # also where all is absent
+        held = torch.zeros(len(self.columns) + 1, size, dtype=torch.bool, device=device)
+        held[-1, : len(ids)] = True
+        for number, name in enumerate(self.columns):
+            if name in embeddings:
+                where = (torch.tensor(number, device=device), rows[name])
+                table = table.index_put(where, embeddings[name].to(table.dtype))
+                held[where] = True
+        every = engine.gather(table).transpose(0, 1).flatten(1, 2)  # [modalities, world * size, D]
+        with torch.no_grad():
+            has = engine.gather(held.to(torch.uint8)).transpose(0, 1).flatten(1).bool()
+            all_ids = engine.gather(nn.functional.pad(ids, (0, size - len(ids)))).flatten()
+        there = {name: has[number].nonzero().squeeze(1) for number, name in enumerate(self.columns) if has[number].any()}
+        return {name: every[self.columns.index(name)][where] for name, where in there.items()}, there, all_ids
 
     def forward(self, batch: Batch) -> dict[str, Any]:  # type: ignore[override]  # a joint embedding has no target beside its input
         embeddings = self.embed(batch)
@@ -140,35 +246,53 @@ class Align(Task):
         return self(batch)["loss"]
 
     def training_step(self, batches: Sequence[Batch], engine: Engine) -> torch.Tensor:
-        if len(batches) == 1:
-            return super().training_step(batches, engine)
+        """Gradients of the loss of all rows: of all micro-batches and all processes."""
+        engine.share_buffers(self.joint)
+        replay = len(batches) > 1
         states, parts = [], []
         for batch in batches:
             states.append(_random_state())
-            with torch.no_grad(), engine.autocast():
+            with torch.no_grad() if replay else nullcontext(), engine.autocast():
                 parts.append(self.embed(batch))
         firsts = [0]
         for batch in batches:
-            firsts.append(firsts[-1] + len(batch["index"]))
+            firsts.append(firsts[-1] + len(batch["id"]))
         names = [name for name in self.columns if any(name in part for part in parts)]
-        whole = {name: torch.cat([part[name] for part in parts if name in part]).requires_grad_() for name in names}
         places = {
-            name: torch.cat([batch[f"rows.{name}"] + first for batch, first in zip(batches, firsts, strict=False) if name in batch])
+            name: torch.cat(
+                [batch[f"rows.{name}"] + first for batch, part, first in zip(batches, parts, firsts, strict=False) if name in part]
+            )
             for name in names
         }
-        loss = self._loss(whole, places, torch.cat([batch["id"] for batch in batches]))
+        whole = {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
+        if replay:
+            whole = {name: each.requires_grad_() for name, each in whole.items()}
+        loss = self._loss(*self._everybodys(whole, places, torch.cat([batch["id"] for batch in batches]), engine))
         engine.backward(loss)
-        taken = dict.fromkeys(names, 0)
+        if replay:
+            self._replay(batches, states, {name: each.grad for name, each in whole.items()}, engine)
+        engine.average_gradients(self.joint)
+        return loss.detach()
+
+    def _replay(
+        self, batches: Sequence[Batch], states: Sequence[Any], gradients: Mapping[str, torch.Tensor | None], engine: Engine
+    ) -> None:
+        """Run the towers again, as they ran before, and hand them the gradients of their embeddings."""
+        taken = dict.fromkeys(gradients, 0)
         for batch, state in zip(batches, states, strict=True):
             _set_random_state(state)
             with engine.autocast():
                 embeddings = self.embed(batch)
-            gradients = []
+            outputs: list[torch.Tensor] = []
+            theirs: list[torch.Tensor] = []
             for name, each in embeddings.items():
-                gradients.append(whole[name].grad[taken[name] : taken[name] + len(each)])  # type: ignore[index]  # backward has filled it
+                gradient = gradients[name]
+                assert gradient is not None  # every embedding is in the loss, if only times zero
+                if each.requires_grad:  # not a frozen tower's behind a head that learns nothing
+                    outputs.append(each)
+                    theirs.append(gradient[taken[name] : taken[name] + len(each)])
                 taken[name] += len(each)
-            torch.autograd.backward(list(embeddings.values()), gradients)
-        return loss.detach()
+            torch.autograd.backward(outputs, theirs)
 
     def after_step(self) -> None:
         self.joint.after_step()
@@ -205,21 +329,28 @@ class Align(Task):
         return {"R@1": sum(recalls) / len(recalls), **metrics}
 
     def describe(self) -> dict[str, Any]:
-        image = {"img_size": self.preprocess.input_size[-1], "augment": self.preprocess.augment} if self.preprocess else {}
-        return {"task": self.kind, **self.description, **image, "freeze_bn": self.freeze_bn}
+        pictures = {name: json.loads(json.dumps(asdict(preprocess))) for name, preprocess in self.preprocess.items()}
+        return {"task": self.kind, **self.description, "preprocess": pictures, "freeze_bn": self.freeze_bn}
 
     def save(self, out: Path, model: nn.Module, run: dict[str, Any]) -> None:
         """The image tower as a timm network of its own, the rest in `joint.safetensors`, vocabularies in `tokenizer.<modality>.json`."""
         joint = unwrap_model(model)
-        assert isinstance(joint, JointEmbedding) and self.preprocess is not None
-        image = "towers.image."
+        assert isinstance(joint, JointEmbedding)
+        image = "towers.image." if "image" in self.preprocess else "nothing of this"
         rest = {key: tensor.detach().cpu().contiguous() for key, tensor in joint.state_dict().items() if not key.startswith(image)}
         for name, tower in joint.towers.items():
+            files: dict[str, bytes] = tower.files() if hasattr(tower, "files") else {}  # type: ignore[operator]
+            for file, content in files.items():
+                (out / f"tower.{name}").mkdir(exist_ok=True)
+                _replace(out / f"tower.{name}" / file, content)
             tokenizer = getattr(tower, "tokenizer", None)
-            if tokenizer is not None:
+            if tokenizer is not None and not files:
                 _replace(out / f"tokenizer.{name}.json", tokenizer.to_json().encode())
         _replace(out / "joint.safetensors", safetensors.torch.save(rest))
-        save_model(joint.towers["image"], out, data_config=self.preprocess.data_config(), extra={"zoo": run})
+        if "image" in self.preprocess:
+            save_model(joint.towers["image"], out, data_config=self.preprocess["image"].data_config(), extra={"zoo": run})
+        else:
+            _replace(out / "config.json", json.dumps({"zoo": run}, indent=2).encode())
 
 
 def _replace(path: Path, content: bytes) -> None:

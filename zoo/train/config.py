@@ -4,6 +4,7 @@ The defaults are made for small data from scratch: every gate learns with them a
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,6 +23,7 @@ class TrainConfig:
         accumulate: micro-batches in one optimizer step.
         lr: the highest learning rate, reached at the end of the warm-up; None leaves it to the task (2e-3 for a classifier, 1e-3 for a
             joint embedding).
+        part_lr: highest learning rates of parts of the model, by the beginning of their parameters' names, as {"towers.image": 1e-4}.
         opt: any optimizer name of timm.
         sched: "cosine", "tanh", "step" or "constant", timm's.
         warmup: share of all steps in which the learning rate rises.
@@ -43,6 +45,7 @@ class TrainConfig:
     batch_size: int | None = None
     accumulate: int = 1
     lr: float | None = None
+    part_lr: Mapping[str, float] | None = None
     opt: str = "adamw"
     sched: str = "cosine"
     warmup: float = 0.2
@@ -69,6 +72,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}: expected a number above 0, got {value!r}")
+        for part, value in (self.part_lr or {}).items():
+            if not 0 < value < math.inf:
+                raise ValueError(f"part_lr: expected numbers above 0, got {value!r} for {part}")
         if self.seed < 0:
             raise ValueError(f"seed: expected 0 or more, got {self.seed}")
         if self.workers is not None and self.workers < 0:

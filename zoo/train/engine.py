@@ -4,12 +4,31 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from .config import DEVICES
+
+_BUCKET = 1 << 25  # numbers that travel together
+
+
+class _Gather(torch.autograd.Function):
+    """All processes' tensors of one shape, [world, ...]; the gradient of each comes back from all of them, added up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        every = x.new_empty((dist.get_world_size(), *x.shape))
+        dist.all_gather(list(every.unbind()), x.contiguous())
+        return every
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]
 
 
 class Engine:
@@ -68,6 +87,55 @@ class Engine:
 
     def clip(self, module: nn.Module, norm: float) -> None:
         self.accelerator.clip_grad_norm_(module.parameters(), norm)
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
+        """[world, ...] of the processes' tensors of one shape, with gradients: of what every process computes from it, the sum."""
+        return _Gather.apply(x) if self.world > 1 else x[None]
+
+    def largest(self, number: int) -> int:
+        """The largest of the processes' numbers."""
+        if self.world == 1:
+            return number
+        held = torch.tensor([number], device=self.device)
+        dist.all_reduce(held, dist.ReduceOp.MAX)
+        return int(held.item())
+
+    @torch.no_grad()
+    def share_buffers(self, module: nn.Module) -> None:
+        """The first process's buffers (statistics of batch norms) in all of them."""
+        if self.world > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+    @torch.no_grad()
+    def average_gradients(self, module: nn.Module) -> None:
+        """The mean of the processes' gradients in all of them. A parameter that has none anywhere keeps none, as in one process."""
+        if self.world == 1:
+            return
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        there = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.uint8, device=self.device)
+        dist.all_reduce(there, dist.ReduceOp.MAX)
+        waiting: list[nn.Parameter] = []
+        held = 0
+        for parameter, any_has in zip(parameters, there.tolist(), strict=True):
+            if not any_has:
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if waiting and (waiting[0].dtype != parameter.dtype or held + parameter.numel() > _BUCKET):
+                self._average(waiting)
+                waiting, held = [], 0
+            waiting.append(parameter)
+            held += parameter.numel()
+        if waiting:
+            self._average(waiting)
+
+    def _average(self, parameters: list[nn.Parameter]) -> None:
+        flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters])  # type: ignore[union-attr]
+        dist.all_reduce(flat)
+        parts = flat.div_(self.world).split([parameter.numel() for parameter in parameters])
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.grad.copy_(part.view_as(parameter.grad))  # type: ignore[union-attr]
 
     def barrier(self) -> None:
         self.accelerator.wait_for_everyone()

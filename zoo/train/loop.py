@@ -10,6 +10,7 @@ resumed ends with the very weights of one that was not.
 
 import json
 import math
+import shutil
 import signal
 import threading
 import time
@@ -97,6 +98,8 @@ def claim(out: Path, *, overwrite: bool) -> None:
         checkpoint.remove(out / "checkpoints")
         for file in (*_FILES, *(path.name for path in out.glob("tokenizer.*.json"))):
             (out / file).unlink(missing_ok=True)
+        for folder in (*out.glob("tower.*"), out / "index"):
+            shutil.rmtree(folder, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
 
 
@@ -163,9 +166,7 @@ def evaluate(
 def _check_columns(task: Task, split: Split, which: str) -> None:
     if not len(split):
         raise ValueError(f"the {which} split has no rows")
-    missing = [column for column in task.columns if column not in split.columns]
-    if missing:
-        raise ValueError(f"the {which} rows have {', '.join(split.columns)}; this task also needs {', '.join(missing)}")
+    task.check(split, which)
 
 
 class _Run:
@@ -316,6 +317,7 @@ def fit(
         save_model()
         finish()
         return history[-1]
+    task.look(train, engine)
     metrics: dict[str, Any] = {}
     began, first_step = time.monotonic(), start
     remaining = replace(plan, start=start)
@@ -334,6 +336,7 @@ def fit(
                     micro = [engine.to_device(next(batches)) for _ in range(config.accumulate)]
                     seed_everything(config.seed, step, engine.rank)
                     schedule.set(step)
+                    task.progress = step / plan.steps
                     hand_over(step, averaged=False)
                     loss = task.training_step(micro, engine).item()
                     if engine.any(not math.isfinite(loss)):

@@ -35,14 +35,23 @@ def create_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Opti
     known = [str(name) for name in list_optimizers()]
     if config.opt not in known:
         raise ValueError(f"unknown optimizer {config.opt!r}; {nearest(config.opt, known)}")
-    spared = undecayed(module)
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    spared, rates = undecayed(module), dict(config.part_lr or {})
+    found: dict[tuple[str, float], list[nn.Parameter]] = {("", decay): [] for decay in (config.weight_decay, 0.0)}
+    used = set()
     for name, parameter in module.named_parameters():
+        part = max((part for part in rates if name == part or name.startswith(f"{part}.")), key=len, default="")
+        used.add(part)
         if parameter.requires_grad:
-            (plain if parameter.ndim <= 1 or name in spared else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
+            decay = 0.0 if parameter.ndim <= 1 or name in spared else config.weight_decay
+            found.setdefault((part, decay), []).append(parameter)
+    if unused := sorted(rates.keys() - used):
+        parts = sorted({".".join(name.split(".")[:2]) for name, _ in module.named_parameters()})
+        raise ValueError(f"part_lr: no parameter's name begins with {unused[0]!r}; {nearest(unused[0], parts)}")
+    groups: list[dict[str, Any]] = [
+        {"params": held, "weight_decay": decay, **({"lr_scale": rates[part] / config.lr} if part else {})}  # timm's schedulers know it
+        for (part, decay), held in found.items()
+        if held
+    ]
     if not groups:
         raise ValueError("nothing to train: every parameter is frozen")
     fused: dict[str, Any] = {"fused": True} if config.opt in _FUSED else {}

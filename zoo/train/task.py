@@ -34,6 +34,8 @@ class Task(TrainingTask):
     default_lr: float
     metric: str
     """The name of the number that stands for all, in `evaluate`'s result."""
+    progress: float = 1.0
+    """The share of all steps that is done; the loop sets it before each step, for losses that warm up."""
 
     def __init__(self, module: nn.Module, *, freeze_bn: bool = False):
         super().__init__(verbose=False)
@@ -52,6 +54,16 @@ class Task(TrainingTask):
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
         return self
 
+    def check(self, split: Split, which: str) -> None:
+        """Whether rows can be used.
+
+        Raises:
+            ValueError: they lack a column.
+        """
+        missing = [column for column in self.columns if column not in split.columns]
+        if missing:
+            raise ValueError(f"the {which} rows have {', '.join(split.columns)}; this task also needs {', '.join(missing)}")
+
     def prepare(self, training: bool) -> Callable[[Row], Row]:
         """The function that turns a row of raw values into one that `collate` can put into a batch; it travels to workers."""
         raise NotImplementedError
@@ -63,6 +75,9 @@ class Task(TrainingTask):
     def batch_loss(self, batch: Batch) -> torch.Tensor:
         """The loss of one batch, a scalar with a graph."""
         raise NotImplementedError
+
+    def look(self, train: Split, engine: Engine) -> None:
+        """Called before the first step, also of a run that is resumed: a task may look its training rows over, and warn."""
 
     def begin(self, config: TrainConfig, world: int) -> None:
         """Called before the first step of a run, not when one is resumed."""
