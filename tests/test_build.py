@@ -247,3 +247,26 @@ class TestLoadRun:
         (tmp_path / "config.json").write_text(json.dumps({"zoo": {"task": "dream"}}))
         with pytest.raises(ValueError, match="unknown task 'dream'; expected classify or align"):
             zoo.load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "choice, expected",
+    [
+        ("clip", ("clip", [], {})),
+        ("triplet:margin=0.3", ("triplet", [], {"margin": 0.3})),
+        ("hf:some/folder,max_length=32,pooling=cls", ("hf", ["some/folder"], {"max_length": 32, "pooling": "cls"})),
+        ("mlp:columns=age+sex,dropout=0.1", ("mlp", [], {"columns": "age+sex", "dropout": 0.1})),
+    ],
+)
+def test_a_name_with_options(choice, expected):
+    assert zoo.build.named(choice) == expected
+
+
+def test_a_choice_for_each():
+    pairs = ("image-text", "image-table")
+    assert zoo.build.each_of("clip", pairs) == "clip"
+    assert zoo.build.each_of("triplet:margin=0.3,x=1", pairs) == "triplet:margin=0.3,x=1"
+    assert zoo.build.each_of("image-text=clip,image-table=triplet:margin=0.3,x=1", pairs) == {
+        "image-text": "clip",
+        "image-table": "triplet:margin=0.3,x=1",
+    }

@@ -194,3 +194,98 @@ def test_a_wrong_build():
     ]:
         with pytest.raises(ValueError, match=message):
             make(pairs=pairs)
+
+
+class Map(nn.Module):
+    """A tower with a feature map, three channels wide, and a wider vector."""
+
+    num_features, head_hidden_size = 3, 5
+
+    def forward_features(self, x):
+        return x
+
+    def forward(self, x):
+        return F.pad(x.mean((2, 3)), (0, 2))
+
+
+class Brightest(nn.Module):
+    reads = "map"
+
+    def __init__(self, in_features, embed_dim):
+        super().__init__()
+        self.proj = nn.Linear(in_features, embed_dim)
+
+    def forward(self, x):
+        return self.proj(x.amax((2, 3)))
+
+
+def test_a_head_that_reads_maps_gets_the_map_and_another_one_the_vector():
+    heads = {"image": Brightest(3, 4), "photo": Linear(5, 4)}
+    joint = JointEmbedding({"image": Map(), "photo": Map()}, heads, loss=clip)
+    x = torch.randn(2, 3, 4, 6)
+    out = joint({"image": x, "photo": x})
+    torch.testing.assert_close(out["image"], F.normalize(heads["image"].proj(x.amax((2, 3))), dim=-1))
+    torch.testing.assert_close(out["photo"], F.normalize(heads["photo"].proj(F.pad(x.mean((2, 3)), (0, 2))), dim=-1))
+    with pytest.raises(ValueError, match=r"the head of text \(Brightest\) reads feature maps, and its tower has none"):
+        JointEmbedding({"image": Map(), "text": Vector(6)}, {"image": Brightest(3, 4), "text": Brightest(6, 4)}, loss=clip)
+
+
+def test_a_pair_has_its_own_loss_scale_and_weight():
+    joint = make(loss={"image-text": clip, "image-table": siglip}, weights={"image-table": 0.25}, batch_size=16)
+    with torch.no_grad():
+        joint.logit_scale.copy_(torch.tensor([1.0, 2.0]))
+    out = joint(batch("image", "text", "table"))
+    losses = joint.loss(out)
+    expected = clip(out["image"], out["text"], logit_scale=torch.tensor([math.e]))
+    torch.testing.assert_close(losses["image-text"], expected)
+    bias = torch.tensor([math.log(1 / 15)])
+    torch.testing.assert_close(
+        losses["image-table"], siglip(out["image"], out["table"], logit_scale=torch.tensor([math.e**2]), logit_bias=bias) / 4
+    )
+
+
+def test_a_loss_that_warms_up_is_told_how_far_the_training_is():
+    seen = []
+
+    def hinge(a, b, *, logit_scale, logit_bias, ids, hardest=1.0):
+        seen.append((logit_scale, logit_bias, hardest))
+        return (a - b).square().sum()
+
+    hinge.init_logit_scale = hinge.init_logit_bias = None
+    hinge.during = lambda progress: {"hardest": min(1.0, 2 * progress)}
+    joint = make(hinge, names=("image", "text"))
+    assert joint.logit_scale is None and joint.logit_bias is None and "logit_scale" not in joint.state_dict()
+    out = joint(batch("image", "text"))
+    joint.loss(out, progress=0.25)
+    joint.loss(out)
+    joint.after_step()
+    assert seen == [(None, None, 0.5), (None, None, 1.0)]
+
+
+def test_a_frozen_tower_stays_and_its_head_learns():
+    tower = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.5))
+    tower.num_features = 6
+    joint = JointEmbedding({"image": Vector(6), "text": tower}, {"image": Linear(6, 4), "text": Linear(6, 4)}, loss=clip, frozen=["text"])
+    before = copy.deepcopy(tower.state_dict())
+    given = batch("image", "text")
+    joint.train()
+    one, two = joint(given), joint(given)
+    assert torch.equal(one["text"], two["text"]), "its dropout is off"
+    sum(joint.loss(one).values()).backward()
+    assert all(parameter.grad is None for parameter in tower.parameters()) and joint.heads["text"].proj.weight.grad.any()
+    assert all(torch.equal(value, before[key]) for key, value in tower.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "how, told",
+    [
+        ({"weights": {"text-image": 1.0}}, "a weight for text-image, which is no pair; did you mean 'image-text'"),
+        ({"weights": {"image-text": -1.0}}, "weights: expected numbers of at least 0"),
+        ({"loss": {"image-text": clip}}, "no loss for the pair image-table"),
+        ({"loss": {"image-text": clip, "image-tabel": clip}}, "a loss for image-tabel, which is no pair"),
+        ({"frozen": ["tex"]}, "frozen: there is no tower for 'tex'; did you mean 'text'"),
+    ],
+)
+def test_what_is_no_pair_and_no_tower(how, told):
+    with pytest.raises(ValueError, match=told):
+        make(**how)

@@ -108,3 +108,44 @@ def test_scale_and_bias_start_where_the_loss_wants_them(data):
         task.joint.logit_scale.fill_(50.0)
     task.after_step()
     assert task.joint.logit_scale.item() == pytest.approx(math.log(100))
+
+
+def test_what_a_frozen_tower_says_is_read_once_and_is_what_it_says(data):
+    plain, kept = make(data, frozen=["text"], drop_path=0.0), make(data, frozen=["text"], drop_path=0.0)
+    engine = Engine("cpu")
+    kept.look(data.train, engine)
+    reads = []
+    kept.joint.towers["text"].register_forward_hook(lambda *given: reads.append(1))
+    for task in (plain, kept):
+        task.train()
+    batch = batch_of(plain, data.train, [5, 3, 40])
+    one, two = gradients(plain, [batch]), gradients(kept, [batch])
+    assert not reads and one[0] == pytest.approx(two[0], rel=1e-5)
+    for name, gradient in one[1].items():
+        assert (two[1][name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6, name
+    assert not any(name.startswith("towers.text") for name in one[1])
+    kept.eval()
+    kept.embed(batch)
+    assert reads, "other rows than those of the training are read as they come"
+
+
+def test_a_modality_that_says_the_same_everywhere_is_warned_of(data, capsys):
+    def same(index):
+        return {**data.train[index], "text": "an emoji"}
+
+    make(data).look(zoo.datasets.Split(20, same, data.train.columns), Engine("cpu"))
+    assert "all 20 training rows have the same text (an emoji)" in capsys.readouterr().err
+    make(data).look(data.train, Engine("cpu"))
+    assert not capsys.readouterr().err
+
+
+def test_a_batch_of_one_row_is_refused(data):
+    with pytest.raises(ValueError, match="a batch of one row has nothing to be told apart from"):
+        make(data).begin(zoo.TrainConfig(batch_size=1), 1)
+    make(data).begin(zoo.TrainConfig(batch_size=1), 2)
+
+
+def test_an_evaluation_needs_one_whole_pair(data):
+    task = make(data)
+    with pytest.raises(ValueError, match="the eval rows have image, label; this task also needs text"):
+        task.check(zoo.datasets.Split(4, data.eval.read, ("image", "label")), "eval")

@@ -65,3 +65,25 @@ def test_unknown_names_get_the_nearest():
     frozen = nn.Linear(1, 1).requires_grad_(False)
     with pytest.raises(ValueError, match="nothing to train"):
         create_optimizer(frozen, TrainConfig(lr=1e-3))
+
+
+def test_a_part_learns_at_its_own_rate():
+    holder = nn.ModuleDict({"tower": Part(), "towers": nn.Linear(4, 4)})
+    config = TrainConfig(lr=1e-2, part_lr={"tower": 1e-4, "tower.linear": 1e-5})
+    optimizer = create_optimizer(holder, config)
+    schedule = Schedule(optimizer, config, 100)
+    for step, factor in ((0, 0.04), (20, 1.0)):
+        schedule.set(step)
+        rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+        assert rates[id(holder["towers"].weight)] == pytest.approx(1e-2 * factor)
+        assert rates[id(holder["tower"].scale)] == pytest.approx(1e-4 * factor)
+        assert rates[id(holder["tower"].linear.weight)] == pytest.approx(1e-5 * factor)
+    decay = {id(parameter): group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert decay[id(holder["tower"].linear.weight)] == config.weight_decay and decay[id(holder["tower"].linear.bias)] == 0
+
+
+def test_a_part_that_is_not_there():
+    with pytest.raises(ValueError, match="no parameter's name begins with 'linaer'; did you mean 'linear"):
+        create_optimizer(Part(), TrainConfig(lr=1e-2, part_lr={"linaer": 1e-4}))
+    with pytest.raises(ValueError, match="part_lr: expected numbers above 0, got -1.0 for x"):
+        TrainConfig(part_lr={"x": -1.0})

@@ -222,13 +222,14 @@ class Align(Task):
             return dict(embeddings), dict(rows), ids
         size = engine.largest(len(ids))
         device = ids.device
-        table = torch.zeros(len(self.columns), size, self.joint.embed_dim, device=device, requires_grad=True)  # also where all is absent
+        dtype = torch.promote_types(next(self.joint.parameters()).dtype, torch.float32)  # of embeddings; also of a process that has none
+        table = torch.zeros(len(self.columns), size, self.joint.embed_dim, device=device, dtype=dtype, requires_grad=True)
         held = torch.zeros(len(self.columns) + 1, size, dtype=torch.bool, device=device)
         held[-1, : len(ids)] = True
         for number, name in enumerate(self.columns):
             if name in embeddings:
                 where = (torch.tensor(number, device=device), rows[name])
-                table = table.index_put(where, embeddings[name].to(table.dtype))
+                table = table.index_put(where, embeddings[name].to(dtype))
                 held[where] = True
         every = engine.gather(table).transpose(0, 1).flatten(1, 2)  # [modalities, world * size, D]
         with torch.no_grad():
