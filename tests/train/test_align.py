@@ -122,7 +122,7 @@ def test_what_a_frozen_tower_says_is_read_once_and_is_what_it_says(data):
     one, two = gradients(plain, [batch]), gradients(kept, [batch])
     assert not reads and one[0] == pytest.approx(two[0], rel=1e-5)
     for name, gradient in one[1].items():
-        assert (two[1][name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6, name
+        assert (two[1][name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-5, name
     assert not any(name.startswith("towers.text") for name in one[1])
     kept.eval()
     kept.embed(batch)

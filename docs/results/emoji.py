@@ -1,0 +1,52 @@
+"""Pictures and their names: trained on two vendors' emoji, searched in a third's, whose pictures were never seen. Writes emoji.md and .json.
+
+    python docs/results/emoji.py manifest EMOJI_FOLDER emoji.csv           one line a picture: what `zoo train --data` reads
+    python docs/results/emoji.py start LITE0_WEIGHTS start                 real weights with CBAM grafted in: what `image=start/` reads
+    python docs/results/emoji.py run emoji.csv start [--seeds 3]           the table, an hour and a half for each seed
+
+EMOJI_FOLDER holds emoji.csv and a folder of 72 x 72 pictures a vendor. A name is a row's caption; a picture that a vendor draws alike for
+several emoji has one id, so that any of them counts as found.
+"""
+
+import argparse
+import csv
+import json
+import platform
+import statistics
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+
+import zoo
+from zoo.train.randomness import seed_everything
+
+HERE = Path(__file__).parent
+TRAIN, EVAL = ("openmoji", "twemoji"), "noto"
+
+
+def write_manifest(folder: Path, out: Path) -> None:
+    with (folder / "emoji.csv").open(newline="") as file:
+        emoji = list(csv.DictReader(file))
+    with out.open("w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["image", "caption", "id", "split"])
+        for vendor in (*TRAIN, EVAL):
+            for row in emoji:
+                if row[vendor] == "1":
+                    same = row[f"dup_{vendor}"] or row["hexcode"]
+                    known = f"{EVAL}-{same}" if vendor == EVAL else same
+                    picture = (folder / vendor / f"{row['hexcode']}.png").resolve()
+                    lines.writerow([picture, row["name"], known, "eval" if vendor == EVAL else "train"])
+
+
+def write_start(weights: Path, out: Path) -> None:
+    """The real network with a CBAM in each block that gives way to it during the training: at first it computes what it did."""
+    network = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    network.load_state_dict(load_file(weights))
+    print(zoo.swap_attention(network, "cbam", keep="graft"))
+    zoo.save_model(network, out)
