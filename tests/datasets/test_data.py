@@ -53,9 +53,13 @@ def test_texts_without_opening_the_pictures():
     def read(index):
         raise AssertionError("the picture was opened")
 
-    split = Split(3, read, ("image", "text"), words=["a", "", "c"].__getitem__)
+    split = Split(3, read, ("image", "text"), cells=[{"text": "a", "age": 3}, {}, {"text": "c"}].__getitem__)
     assert list(split.texts()) == ["a", "", "c"] and list(split.take([2, 0]).texts()) == ["c", "a"]
-    assert list(Split(2, [{"text": "x"}, {}].__getitem__, ("text",)).texts()) == ["x", ""]
+    assert list(split.values("text")) == ["a", "c"] and list(split.take([2, 0]).values("age")) == [3] and list(split.values("x")) == []
+    with pytest.raises(AssertionError, match="the picture was opened"):
+        list(split.values("image"))
+    plain = Split(2, [{"text": "x"}, {}].__getitem__, ("text",))
+    assert list(plain.texts()) == ["x", ""] and list(plain.values("text")) == ["x"]
 
 
 def test_plain_rows_are_a_split():

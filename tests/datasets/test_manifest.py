@@ -1,10 +1,12 @@
 """Manifests, written line by line: what they may say, and that whatever is wrong is told with its line."""
 
 import csv
+import datetime
 import json
 import os
 import pickle
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +171,7 @@ def test_missing_manifest_and_unknown_kind(folder):
         read_manifest(folder / "gone.csv")
     with pytest.raises(FileNotFoundError, match="pictures: a folder, not a manifest file"):
         read_manifest(folder / "pictures")
-    assert _refused(folder / "m.xlsx", "") == "a manifest ends in .csv, .tsv, .jsonl, not in .xlsx"
+    assert _refused(folder / "m.xlsx", "") == "a manifest ends in .csv, .tsv, .jsonl, .parquet, not in .xlsx"
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "image,label\n", "image,label\n,\n"])
@@ -178,19 +180,23 @@ def test_no_rows(folder, text):
     assert _refused(folder / "m.jsonl", "\n") == "no rows"
 
 
-def test_missing_column(folder):
-    expected = "expected image (or filepath), and label or caption (or title, text) or both; optional id, split"
-    assert _refused(folder / "m.csv", "file,label\na,b\n") == f"the columns are file, label; {expected}"
-    assert _refused(folder / "m.csv", "image,class\na,b\n") == f"the columns are image, class; {expected}"
+def test_too_few_columns(folder):
+    expected = "expected two or more of: image (or filepath), caption (or title, text), label, columns of your own; optional id, split"
+    assert _refused(folder / "m.csv", "file,split\na,train\n") == f"the columns are file, split; {expected}"
+    assert _refused(folder / "m.csv", "image,id\na,b\n") == f"the columns are image, id; {expected}"
     assert _refused(folder / "m.csv", "image;label\na;b\n") == f"the columns are image;label; {expected}"
-    assert _refused(folder / "m.jsonl", '{"image": "a"}\n{"url": "b"}\n') == f"the columns are image, url; {expected}"
-    assert _refused(folder / "m.csv", "image,label,caption\npictures/a.png,,\n") == f"label and caption empty in every row; {expected}"
+    assert _refused(folder / "m.jsonl", '{"image": "a"}\n{"index": 1}\n') == f"the columns are image, index; {expected}"
+    assert _refused(folder / "m.csv", "image,label,caption\npictures/a.png,,\n") == f"caption and label empty in every row; {expected}"
     assert _refused(folder / "m.csv", "image,label,Label\na,b,c\n") == "line 1: the column 'label' is there twice"
+    told = _refused(folder / "m.csv", "file,label\npictures/a.png,b\n")
+    assert told == "there is no column image (or filepath), and file names pictures; call that one image"
 
 
 def test_empty_image_cell(folder):
     assert _refused(folder / "m.csv", "image,label\npictures/a.png,x\n\n ,x\n") == "line 4: image is empty"
     assert _refused(folder / "m.jsonl", '{"filepath": "pictures/a.png", "label": 1}\n{"label": 1}\n') == "line 2: filepath is empty"
+    told = _refused(folder / "m.csv", "image,age,label,split\npictures/a.png,3,x,train\n,4,y,train\n,,z,train\n")
+    assert told == "line 4: image and age are empty"
 
 
 def test_missing_file(folder, monkeypatch):
@@ -263,12 +269,117 @@ def test_bad_json(folder):
     told = _refused(folder / "m.jsonl", f'{start}{{"image": "pictures/b.png", "caption": ["x", "y"]}}\n')
     assert told == 'line 3: caption is ["x", "y"]; expected a string (several captions are several lines)'
     extra = read_manifest(_write(folder / "m.jsonl", '{"image": "pictures/a.png", "caption": "x\u2028y", "boxes": [1]}\n'))
-    assert extra.train[0]["text"] == "x\u2028y"
+    assert extra.train[0]["text"] == "x\u2028y" and extra.train[0]["boxes"] == [1]
 
 
 def test_not_utf8(folder):
     told = _refused(folder / "m.csv", "image,caption\npictures/a.png,x\npictures/b.png,Kätzchen\n".encode("latin-1"))
     assert told.startswith("line 3: not UTF-8") and told.endswith("save the file as UTF-8")
+
+
+def _sounds(folder: Path, names: str) -> None:
+    for name in names:
+        (folder / f"{name}.wav").write_bytes(b"RIFF")  # nothing opens it
+
+
+def test_columns_of_ones_own(folder):
+    _sounds(folder, "xy")
+    text = (
+        "index,image,caption,Age,city,sound,empty,split,\n0,pictures/a.png,one, 61 ,Bonn,x.wav,,train,7\n"
+        "1,,two,,Bonn,./x.wav,,train,8\n2,pictures/a.png,,nan,,,,train,9\n3,,,,,y.wav,,test,10\n"
+    )
+    data = read_manifest(_write(folder / "m.csv", text))
+    assert data.train.columns == ("image", "text", "age", "city", "sound") and data.eval.columns == ("sound",)
+    x = str(folder / "x.wav")
+    first, *others = data.train
+    assert first.pop("image").size == (4, 4) and others[1].pop("image").size == (4, 4)
+    assert [first, *others] == [
+        {"text": "one", "age": "61", "city": "Bonn", "sound": x},
+        {"text": "two", "city": "Bonn", "sound": x},
+        {"age": "nan"},
+    ]
+    assert list(data.eval) == [{"sound": str(folder / "y.wav")}]
+    assert data.train.ids.tolist() == [0, 0, 0]  # a picture joins the first and the third line, a sound the first and the second
+    assert data.train.pictures.tolist() == [0, 1, 0]
+    assert pickle.loads(pickle.dumps(data)).train[1]["sound"] == x
+
+
+def test_values_are_told_without_opening_a_picture(folder, monkeypatch):
+    data = read_manifest(_write(folder / "m.csv", "image,caption,age,split\npictures/a.png,one,61,train\npictures/b.png,two,,train\n"))
+    monkeypatch.setattr("zoo.datasets.manifest.read_picture", lambda path: pytest.fail("opened"))
+    assert list(data.train.values("age")) == ["61"] and list(data.train.texts()) == ["one", "two"]
+    assert list(data.train.without_pictures()) == [{"text": "one", "age": "61"}, {"text": "two"}]
+
+
+def test_no_pictures_at_all(folder):
+    data = read_manifest(_write(folder / "m.csv", "caption,age\n" + "".join(f"{name},{ord(name)}\n" for name in "abcdefghij")))
+    assert data.columns == ("text", "age") and data.about == "10 lines" and 1 <= len(data.eval) <= 5
+    assert list(data.train)[0]["age"] == str(ord(list(data.train)[0]["text"]))
+    data = read_manifest(_write(folder / "m.csv", "label,age\nx,1\ny,2\nx,1\n"))
+    assert data.columns == ("label", "age") and data.classes == ("x", "y")
+
+
+def test_captions_of_one_sound_are_held_out_together(folder):
+    _sounds(folder, "abcdefghijklmnopqrst")
+    lines = [f"{name}.wav,{name}{number}" for name in "abcdefghijklmnopqrst" for number in range(3)]
+    data = read_manifest(_write(folder / "m.csv", "\n".join(["sound,caption", *lines])))
+    held = set(data.eval.values("sound"))
+    assert len(data.eval) == 3 * len(held) and 1 <= len(held) <= 9 and held.isdisjoint(data.train.values("sound"))
+    assert len(set(data.eval.ids.tolist())) == len(held) and len(set(data.eval.pictures.tolist())) == len(data.eval)
+    random.Random(0).shuffle(lines)
+    assert set(read_manifest(_write(folder / "m.csv", "\n".join(["sound,caption", *lines]))).eval.values("sound")) == held
+
+
+def test_a_column_of_files_has_files_only(folder):
+    _sounds(folder, "x")
+    told = _refused(folder / "m.csv", "sound,caption\nx.wav,one\n\n,two\nX.mp3,three\n")
+    gone = folder / "X.mp3"
+    assert told == f"line 5: {gone}: no such file; did you mean 'x.wav'? (sound is a column of files, as its first cell is one)"
+    data = read_manifest(_write(folder / "m.csv", f"sound,caption,split\ngone.wav,one,train\nx.wav,{'long ' * 900},train\n"))
+    assert list(data.train.values("sound")) == ["gone.wav", "x.wav"]  # the first is no file, so these are words
+
+
+ROWS_OF_NUMBERS = [
+    {"image": "pictures/a.png", "label": 3, "age": 61, "height": 1.5, "known": True, "vector": [1.0, 2.5], "split": "train"},
+    {"image": None, "label": 4, "age": None, "height": float("nan"), "known": False, "vector": [3.0, 4.0], "split": "train"},
+]
+
+
+def _parquet(path: Path, rows: list[dict]) -> Path:
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("write", [_jsonl, _parquet])
+def test_numbers_and_lists_stay_what_they_are(folder, write):
+    data = read_manifest(write(folder / f"m.{write.__name__.strip('_')}", ROWS_OF_NUMBERS))
+    assert data.classes == ("3", "4") and data.columns == ("image", "label", "age", "height", "known", "vector")
+    first, second = data.train
+    assert first.pop("image").size == (4, 4)
+    for row, expected in ((first, [1.0, 2.5]), (second, [3.0, 4.0])):
+        vector = row.pop("vector")
+        assert vector.dtype == np.float32 and vector.tolist() == expected
+    assert [first, second] == [{"label": 0, "age": 61, "height": 1.5, "known": True}, {"label": 1, "known": False}]
+
+
+def test_parquet_says_what_is_wrong(folder):
+    rows = [{"image": "pictures/a.png", "when": datetime.date(2024, 1, 2)}, {"image": "gone.png", "when": None}]
+    with pytest.raises(ValueError, match=r"m.parquet, line 2: .*gone.png: no such file"):
+        read_manifest(_parquet(folder / "m.parquet", rows))
+    assert read_manifest(_parquet(folder / "m.parquet", rows[:1])).train[0]["when"] == "2024-01-02"
+    assert _refused(folder / "m.parquet", "PAR1 but no").startswith("not a Parquet file that pyarrow reads: ")
+    with pytest.raises(ValueError, match=r"line 1: caption is \[\"x\", \"y\"\]; expected a string"):
+        read_manifest(_parquet(folder / "m.parquet", [{"image": "pictures/a.png", "caption": ["x", "y"]}]))
+
+
+def test_parquet_without_the_extra(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (folder / "m.parquet").write_bytes(b"")
+    with pytest.raises(ImportError, match=r"pip install 'effnet-zoo\[parquet\]'"):
+        read_manifest(folder / "m.parquet")
 
 
 @pytest.mark.skipif(not EMOJI.is_dir(), reason="the emoji pictures in ../shared/data are not there")

@@ -2,9 +2,11 @@
 
 from . import digits as digits
 from . import glyphs as glyphs
+from .coco import read_coco as read_coco
 from .data import Data as Data
 from .data import Row as Row
 from .data import Split as Split
+from .flickr import read_flickr as read_flickr
 from .folder import read_folder as read_folder
 from .manifest import read_manifest as read_manifest
 from .picture import read_picture as read_picture

@@ -1,7 +1,8 @@
 """What a data string becomes: rows for training and rows for evaluation, and what is known about them.
 
-A row is a plain dict. Its keys are modalities and targets: `image` (PIL.Image), `text` (str), `label` (int).
-A missing value is a missing key. Rows are read when asked for, by index, in any process.
+A row is a plain dict. Its keys are modalities and targets: `image` (PIL.Image), `text` (str), `label` (int), and whatever else the data
+have, as it stands there (a number, a text, the path of a file). A missing value is a missing key. Rows are read when asked for, by index,
+in any process.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ class Split(Sequence[Row]):
         columns: the keys that rows have.
         ids: `[size]` int64, equal where rows show the same thing (positives of each other); by default every row is its own.
         pictures: `[size]` int64, equal where rows hold the very same picture (several captions of one picture); by default all differ.
-        words: index to the row's `text` ("" where it has none), for readers that can tell it without opening the picture.
+        cells: index to the row without its picture, for readers that can tell it without opening the picture.
     """
 
     size: int
@@ -32,7 +33,7 @@ class Split(Sequence[Row]):
     columns: tuple[str, ...] = ()
     ids: np.ndarray = field(default=None, repr=False)  # type: ignore[arg-type]  # filled in below
     pictures: np.ndarray = field(default=None, repr=False)  # type: ignore[arg-type]  # filled in below
-    words: Callable[[int], str] | None = field(default=None, repr=False)
+    cells: Callable[[int], Row] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("ids", "pictures"):
@@ -53,8 +54,17 @@ class Split(Sequence[Row]):
     def take(self, indices: Sequence[int] | np.ndarray) -> "Split":
         """The rows at these indices, in this order."""
         chosen = np.asarray(indices, dtype=np.int64)
-        words = None if self.words is None else partial(_chosen, self.words, chosen)
-        return Split(len(chosen), partial(_chosen, self.read, chosen), self.columns, self.ids[chosen], self.pictures[chosen], words)
+        cells = None if self.cells is None else partial(_chosen, self.cells, chosen)
+        return Split(len(chosen), partial(_chosen, self.read, chosen), self.columns, self.ids[chosen], self.pictures[chosen], cells)
+
+    def without_pictures(self) -> Iterator[Row]:
+        """Every row, in order; where the reader can tell rows without opening their pictures, without `image`."""
+        return map(self.cells or self.read, range(self.size))
+
+    def values(self, column: str) -> Iterator[Any]:
+        """What stands in a column, in order, rows that lack it left out; pictures are opened only for the column `image`."""
+        rows = self if column == "image" else self.without_pictures()
+        return (row[column] for row in rows if column in row)
 
     def values(self, column: str) -> Iterator[Any]:
         """The raw value of a column in every row, in order, None where there is none."""
@@ -66,11 +76,10 @@ class Split(Sequence[Row]):
 
     def texts(self) -> Iterator[str]:
         """The `text` of every row, in order, "" where there is none."""
-        for index in range(self.size):
-            yield self.read(index).get("text", "") if self.words is None else self.words(index)
+        return (row.get("text", "") for row in self.without_pictures())
 
 
-def _chosen(read: Callable[[int], Any], chosen: np.ndarray, index: int) -> Any:  # by name, so that a Split can be pickled
+def _chosen(read: Callable[[int], Row], chosen: np.ndarray, index: int) -> Row:  # by name, so that a Split can be pickled
     return read(int(chosen[index]))
 
 

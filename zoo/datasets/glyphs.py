@@ -109,10 +109,10 @@ class _Glyphs:
 
     def __call__(self, index: int) -> Row:
         face, character = self.rows[index]
-        return {"image": draw(self.faces[face], self.characters[character]).convert("RGB"), "text": self.name(index)}
+        return {"image": draw(self.faces[face], self.characters[character]).convert("RGB"), **self.cells(index)}
 
-    def name(self, index: int) -> str:
-        return unicodedata.name(self.characters[self.rows[index, 1]]).lower()
+    def cells(self, index: int) -> Row:
+        return {"text": unicodedata.name(self.characters[self.rows[index, 1]]).lower()}
 
 
 @DATASETS.register("glyphs")
@@ -140,7 +140,7 @@ def glyphs(characters: int | None = None) -> Data:
         held = [_characters(face) for face in faces]
         rows = np.array([(f, c) for f in range(len(faces)) for c in range(count) if chosen[c] in held[f]])
         reader = _Glyphs(tuple(faces), chosen, rows)
-        return Split(len(rows), reader, ("image", "text"), ids=ids[rows[:, 1]], words=reader.name)
+        return Split(len(rows), reader, ("image", "text"), ids=ids[rows[:, 1]], cells=reader.cells)
 
     return Data(
         name="glyphs" if characters is None else f"glyphs:characters={characters}",

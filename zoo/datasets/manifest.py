@@ -1,9 +1,10 @@
-"""A manifest: one line a picture and what belongs to it, as CSV, TSV or JSON Lines.
+"""A manifest: one line a thing and what belongs to it, as CSV, TSV, JSON Lines or Parquet.
 
-Columns: `image` (a path, relative to the manifest's folder), `label` or `caption` or both, optional `id` and `split`. open_clip's names
-are understood: `filepath` for image, `title` for caption; `text` too. An empty cell is a missing value. Several lines with one image are
-several captions of one picture. Every picture's header is looked at when the manifest is opened, and whatever is wrong is told with file
-and line.
+Columns: `image` (a path, relative to the manifest's folder), `caption`, `label`, `id` and `split`; open_clip's names are understood:
+`filepath` for image, `title` for caption; `text` too. Any other column is a modality, or part of a table, under its own name: numbers,
+texts, lists of numbers, or files, whose paths are relative to the manifest too. An empty cell is a missing value. Several lines with one
+image or file are several captions of it. Every picture's header is looked at when the manifest is opened, of other files only whether
+they are there, and whatever is wrong is told with file and line (in Parquet: row).
 """
 
 import csv
@@ -11,10 +12,12 @@ import io
 import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,49 +30,68 @@ from .picture import check_picture, read_picture
 from .splits import EVAL_WORDS, held_out, sort_classes
 
 _NAMES = {"image": ("image", "filepath"), "label": ("label",), "text": ("caption", "title", "text"), "id": ("id",), "split": ("split",)}
-_EXPECTED = "expected image (or filepath), and label or caption (or title, text) or both; optional id, split"
+_EXPECTED = "expected two or more of: image (or filepath), caption (or title, text), label, columns of your own; optional id, split"
+_NUMBERING = ("index", "")  # what pandas calls the column of line numbers; rows are given an `index` of their own
 
-Line = tuple[int, dict[str, str]]  # line number in the file, from 1, and its cells
+Line = tuple[int, dict[str, Any]]  # line number in the file, from 1, and its cells
 
 
 @dataclass(frozen=True)
 class _Rows:
     manifest: str
     lines: np.ndarray  # [rows]
-    paths: tuple[str, ...]
+    paths: tuple[str, ...]  # "": none
     labels: np.ndarray  # [rows], -1: none
     texts: tuple[str, ...]  # "": none
+    own: dict[str, tuple[Any, ...]]  # None: none
 
     def __call__(self, index: int) -> Row:
         try:
-            row: Row = {"image": read_picture(self.paths[index])}
+            picture = {"image": read_picture(self.paths[index])} if self.paths[index] else {}
         except ValueError as error:
             raise ValueError(f"{self.manifest}, line {self.lines[index]}: {error}") from error
-        if self.labels[index] >= 0:
-            row["label"] = int(self.labels[index])
+        return {**picture, **self.cells(index)}
+
+    def cells(self, index: int) -> Row:
+        row: Row = {"label": int(self.labels[index])} if self.labels[index] >= 0 else {}
         if self.texts[index]:
             row["text"] = self.texts[index]
-        return row
+        return row | {name: values[index] for name, values in self.own.items() if values[index] is not None}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        known = {"image": any(self.paths), "label": (self.labels >= 0).any(), "text": any(self.texts)}
+        own = {name: any(value is not None for value in values) for name, values in self.own.items()}
+        return tuple(name for name, there in (known | own).items() if there)
 
 
 def read_manifest(path: str | PathLike[str]) -> Data:
-    """Rows `image`, and `label` and `text` where the line has them; classes sorted by name, or by number if all are whole numbers.
+    """Rows `image`, `label`, `text` and the columns that are the user's own, where the line has them.
 
-    `ids` are equal where lines share an `id` or a picture, directly or through others; `pictures` where they share the picture. In the
-    `split` column, train is train; eval, val, valid, validation and test are eval; either side may have no rows. Without the column about
-    a fifth of the ids (of every label, if there are labels) is held out by a hash: all lines of an id, so all captions of a picture, are
-    on one side.
+    A cell of an own column is a stripped text, or in JSON Lines and Parquet what stands there: a number, a list of numbers as a float32
+    array. A column whose first cell names a file, relative to the manifest, is a column of files: its values are absolute paths.
+    Classes are sorted by name, or by number if all are whole numbers.
+
+    `ids` are equal where lines share an `id`, a picture or another file, directly or through others; `pictures` where they share the
+    picture. In the `split` column, train is train; eval, val, valid, validation and test are eval; either side may have no rows. Without
+    the column about a fifth of the ids (of every label, if there are labels) is held out by a hash: all lines of an id, so all captions
+    of a picture, are on one side.
 
     Raises:
         FileNotFoundError: there is no such manifest.
-        ValueError: what is wrong, with its line: a missing column, an empty cell, a picture that is missing or none, an unknown split ...
+        ValueError: what is wrong, with its line: too few columns, a line with nothing in it, a file that is missing, an unknown split ...
+        ImportError: a .parquet manifest, and the extra `parquet` is not installed.
     """
     manifest = Path(os.path.abspath(path))
     if not manifest.is_file():
         raise FileNotFoundError(f"{path}: {'a folder, not a manifest file' if manifest.is_dir() else 'no such manifest'}")
-    lines = _lines(manifest)
-    paths = [os.path.normpath(manifest.parent / cells["image"]) for _, cells in lines]
-    seen: set[str] = set()
+    lines, own, has_image = _lines(manifest)
+    names = [_content(cells) for _, cells in lines]  # before cells become absolute paths, which differ from machine to machine
+    files = _find_files(manifest, lines, own)
+    if files and not has_image:
+        _no_pictures(manifest, lines, files)
+    paths = [os.path.normpath(manifest.parent / cells["image"]) if cells["image"] else "" for _, cells in lines]
+    seen: set[str] = {""}
     for (number, cells), picture in tracked(zip(lines, paths, strict=True), len(lines), "pictures"):
         if picture not in seen:
             seen.add(picture)
@@ -78,10 +100,11 @@ def read_manifest(path: str | PathLike[str]) -> Data:
             except ValueError as error:
                 raise ValueError(f"{manifest}, line {number}: {error}{_hint(picture, cells['image'])}") from error
 
-    names = [os.path.relpath(picture, manifest.parent).replace(os.sep, "/") for picture in paths]
-    pictures = _first_of(names)
-    given = _first_of([cells["id"] or f"/{index}" for index, (_, cells) in enumerate(lines)])
-    ids = components(len(lines), [*enumerate(pictures), *enumerate(given)])
+    for column in [[cells.get(name) for _, cells in lines] for name in reversed(files)] + [paths]:  # the picture's name before all others
+        names = [_relative(file, manifest) if file else name for file, name in zip(column, names, strict=True)]
+    pictures = _first_of(paths)
+    same = [pictures, *(_first_of([cells.get(column) for _, cells in lines]) for column in ("id", *files))]
+    ids = components(len(lines), (pair for column in same for pair in enumerate(column)))
     labels = [cells["label"] for _, cells in lines]
     is_eval = _is_eval(manifest, lines, names, ids, labels)
 
@@ -101,17 +124,56 @@ def read_manifest(path: str | PathLike[str]) -> Data:
             paths=tuple(paths[row] for row in rows),
             labels=np.array([number_of.get(labels[row], -1) for row in rows], dtype=np.int64),
             texts=tuple(lines[row][1]["text"] for row in rows),
+            own={name: tuple(lines[row][1].get(name) for row in rows) for name in own},
         )
-        columns = ("image", *(("label",) if (reader.labels >= 0).any() else ()), *(("text",) if any(reader.texts) else ()))
-        return Split(len(rows), reader, columns, ids=ids[rows], pictures=pictures[rows], words=reader.texts.__getitem__)
+        return Split(len(rows), reader, reader.columns, ids=ids[rows], pictures=pictures[rows], cells=reader.cells)
 
     return Data(
         name=str(manifest),
         train=split(np.flatnonzero(~is_eval)),
         eval=split(np.flatnonzero(is_eval)),
         classes=classes or None,
-        about=f"{len(lines):,} lines on {len(seen):,} pictures",
+        about=f"{len(lines):,} lines" + (f" on {len(seen) - 1:,} pictures" if any(paths) else ""),
     )
+
+
+def _content(cells: dict[str, Any]) -> str:
+    """A line's name where no file gives it one: what it says, so that equal lines fall on the same side wherever they stand."""
+    said = [(key, value.tobytes() if isinstance(value, np.ndarray) else value) for key, value in cells.items() if key != "split"]
+    return blake2b(repr(sorted(said, key=lambda cell: cell[0])).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def _relative(file: str, manifest: Path) -> str:
+    return os.path.relpath(file, manifest.parent).replace(os.sep, "/")
+
+
+def _find_files(manifest: Path, lines: list[Line], own: Sequence[str]) -> list[str]:
+    """The columns whose first cell names a file; their cells become absolute paths."""
+    found = []
+    for name in own:
+        there = [(number, cells) for number, cells in lines if name in cells]
+        first = there[0][1][name] if there else None
+        if not isinstance(first, str) or not os.path.isfile(manifest.parent / first):
+            continue
+        found.append(name)
+        known: set[str] = set()
+        for number, cells in there:
+            cell = str(cells[name])
+            path = cells[name] = os.path.normpath(manifest.parent / cell)
+            if path not in known and not os.path.isfile(path):
+                told = f"{path}: no such file{_hint(path, cell)}"
+                raise ValueError(f"{manifest}, line {number}: {told} ({name} is a column of files, as its first cell is one)")
+            known.add(path)
+    return found
+
+
+def _no_pictures(manifest: Path, lines: list[Line], files: Sequence[str]) -> None:
+    for name in files:
+        try:
+            check_picture(next(cells[name] for _, cells in lines if name in cells))
+        except ValueError:
+            continue
+        raise ValueError(f"{manifest}: there is no column image (or filepath), and {name} names pictures; call that one image")
 
 
 def _is_eval(manifest: Path, lines: list[Line], names: list[str], ids: np.ndarray, labels: list[str]) -> np.ndarray:
@@ -137,10 +199,10 @@ def _is_eval(manifest: Path, lines: list[Line], names: list[str], ids: np.ndarra
     return out[ids]
 
 
-def _first_of(values: Sequence[str]) -> np.ndarray:
-    """For every value the index at which it was first seen."""
+def _first_of(values: Sequence[str | None]) -> np.ndarray:
+    """For every value the index at which it was first seen; nothing is like nothing else."""
     first: dict[str, int] = {}
-    return np.array([first.setdefault(value, index) for index, value in enumerate(values)], dtype=np.int64)
+    return np.array([first.setdefault(value, index) if value else index for index, value in enumerate(values)], dtype=np.int64)
 
 
 def _hint(picture: str, cell: str) -> str:
@@ -156,26 +218,35 @@ def _hint(picture: str, cell: str) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _lines(manifest: Path) -> list[Line]:
-    """The lines with the cells that a row is made of, each of them there and stripped, "" where it is empty."""
-    readers = {".csv": _delimited, ".tsv": _delimited, ".jsonl": _json_lines}
+def _lines(manifest: Path) -> tuple[list[Line], list[str], bool]:
+    """The lines with their cells, the columns that are the user's own, and whether there is a column for pictures.
+
+    Cells of the known kinds are there and stripped, "" where empty; those of own columns are there where they are not empty.
+    """
+    readers = {".csv": _delimited, ".tsv": _delimited, ".jsonl": _json_lines, ".parquet": _parquet}
     suffix = manifest.suffix.lower()
     if suffix not in readers:
         raise ValueError(f"{manifest}: a manifest ends in {', '.join(readers)}, not in {suffix or 'nothing'}")
-    columns, raw = readers[suffix](manifest, _text(manifest))
+    columns, raw = readers[suffix](manifest)
     if not raw:
         raise ValueError(f"{manifest}: no rows")
     chosen = {kind: next((name for name in names if name in columns), None) for kind, names in _NAMES.items()}
-    if chosen["image"] is None or (chosen["label"] is None and chosen["text"] is None):
+    own = [name for name in columns if name not in (*chosen.values(), *_NUMBERING, *_NAMES)]
+    told = {kind: name for kind in ("image", "text", "label") if (name := chosen[kind])} | {name: name for name in own}
+    if len(told) < 2:
         raise ValueError(f"{manifest}: the columns are {', '.join(columns)}; {_EXPECTED}")
-    lines = [(number, {kind: cells.get(name, "") if name else "" for kind, name in chosen.items()}) for number, cells in raw]
-    for number, cells in lines:
-        if not cells["image"]:
-            raise ValueError(f"{manifest}, line {number}: {chosen['image']} is empty")
-    if not any(cells["label"] or cells["text"] for _, cells in lines):
-        told = " and ".join(name for name in (chosen["label"], chosen["text"]) if name)
-        raise ValueError(f"{manifest}: {told} empty in every row; {_EXPECTED}")
-    return lines
+    things = [name for key, name in told.items() if key != "label"]
+    for number, cells in raw:
+        if not any(name in cells for name in things):
+            raise ValueError(f"{manifest}, line {number}: {' and '.join(things)} {'is' if len(things) == 1 else 'are'} empty")
+    idle = [name for name in told.values() if not any(name in cells for _, cells in raw)]
+    if len(told) - len(idle) < 2:
+        raise ValueError(f"{manifest}: {' and '.join(idle)} empty in every row; {_EXPECTED}")
+    lines: list[Line] = []
+    for number, cells in raw:
+        known = {kind: cells.get(name, "") if name else "" for kind, name in chosen.items()}
+        lines.append((number, known | {name: cells[name] for name in own if name in cells}))
+    return lines, own, chosen["image"] is not None
 
 
 def _text(manifest: Path) -> str:
@@ -187,7 +258,8 @@ def _text(manifest: Path) -> str:
         raise ValueError(f"{manifest}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
 
 
-def _delimited(manifest: Path, text: str) -> tuple[list[str], list[Line]]:
+def _delimited(manifest: Path) -> tuple[list[str], list[Line]]:
+    text = _text(manifest)
     header = text.partition("\n")[0]
     tabs = manifest.suffix.lower() == ".tsv" or ("\t" in header and "," not in header)  # open_clip's .csv files are separated by tabs
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", strict=True)
@@ -201,25 +273,22 @@ def _delimited(manifest: Path, text: str) -> tuple[list[str], list[Line]]:
             if not any(cells):
                 continue
             if not columns:
-                columns = [cell.lower() for cell in cells]
-                twice = sorted({name for name in columns if columns.count(name) > 1})
-                if twice:
-                    raise ValueError(f"{manifest}, line {number}: the column {twice[0]!r} is there twice")
+                columns = _columns(f"{manifest}, line {number}", cells)
                 continue
             if len(cells) != len(columns):
                 quote = "" if len(cells) < len(columns) else f"; a cell with a {'tab' if tabs else 'comma'} inside needs quotes"
                 expected = f"expected {len(columns)} ({', '.join(columns)})"
                 raise ValueError(f"{manifest}, line {number}: {len(cells)} cells, {expected}{quote}")
-            lines.append((number, dict(zip(columns, cells, strict=True))))
+            lines.append((number, {name: cell for name, cell in zip(columns, cells, strict=True) if cell}))
     except csv.Error as error:
         raise ValueError(f"{manifest}, line {start}: {error}; a quote inside a quoted cell is written twice") from error
     return columns, lines
 
 
-def _json_lines(manifest: Path, text: str) -> tuple[list[str], list[Line]]:
+def _json_lines(manifest: Path) -> tuple[list[str], list[Line]]:
     columns: dict[str, None] = {}
     lines: list[Line] = []
-    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: JSON may hold U+2028 as it is
+    for number, line in enumerate(_text(manifest).split("\n"), start=1):  # not splitlines: JSON may hold U+2028 as it is
         if not line.strip():
             continue
         try:
@@ -228,19 +297,54 @@ def _json_lines(manifest: Path, text: str) -> tuple[list[str], list[Line]]:
             raise ValueError(f"{manifest}, line {number}: not JSON: {error.msg} at column {error.colno}") from error
         if not isinstance(record, dict):
             raise ValueError(f"{manifest}, line {number}: expected an object with the keys of a row, got {line.strip()[:40]}")
-        cells = {name.strip().lower(): _cell(manifest, number, name, value) for name, value in record.items()}
-        columns.update(dict.fromkeys(cells))
-        lines.append((number, cells))
+        columns.update(dict.fromkeys(name.strip().lower() for name in record))
+        lines.append((number, _cells(f"{manifest}, line {number}", record)))
     return list(columns), lines
 
 
-def _cell(manifest: Path, number: int, name: str, value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value.strip()
-    known = any(name.strip().lower() in names for names in _NAMES.values())
-    if known and isinstance(value, list | dict):
-        got = json.dumps(value)[:40]
-        raise ValueError(f"{manifest}, line {number}: {name} is {got}; expected a string (several captions are several lines)")
-    return json.dumps(value)
+def _parquet(manifest: Path) -> tuple[list[str], list[Line]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ImportError("a .parquet manifest needs pyarrow: pip install 'effnet-zoo[parquet]'") from error
+    try:
+        with parquet.ParquetFile(manifest) as file:
+            columns = _columns(str(manifest), file.schema_arrow.names)
+            records = (
+                record for batch in file.iter_batches(1024) for record in batch.to_pylist()
+            )  # long lists are Python's for a moment only
+            return columns, [(row, _cells(f"{manifest}, line {row}", record)) for row, record in enumerate(records, start=1)]
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{manifest}: not a Parquet file that pyarrow reads: {str(error).splitlines()[0]}") from error
+
+
+def _columns(where: str, header: Iterable[str]) -> list[str]:
+    columns = [name.strip().lower() for name in header]
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice:
+        raise ValueError(f"{where}: the column {twice[0]!r} is there twice")
+    return columns
+
+
+def _cells(where: str, record: dict[str, Any]) -> dict[str, Any]:
+    """What a record says, empty cells left out: text where the column is a known one, else also numbers, and lists of them as arrays."""
+    cells = {}
+    for given, value in record.items():
+        name = given.strip().lower()
+        known = any(name in names for names in _NAMES.values())
+        if isinstance(value, str):
+            value = value.strip()
+        if value is None or value == "" or value != value:  # a NaN, as pandas writes what is missing
+            continue
+        if known and not isinstance(value, str | int | float):
+            got = json.dumps(value, default=str)[:40]
+            raise ValueError(f"{where}: {given} is {got}; expected a string (several captions are several lines)")
+        if known and not isinstance(value, str):
+            value = json.dumps(value)
+        elif isinstance(value, list) and value and all(isinstance(each, int | float) for each in value):
+            value = np.array(value, dtype=np.float32)  # an eighth of what the list takes
+        elif not isinstance(value, str | int | float | list):
+            value = str(value)
+        cells[name] = value
+    return cells

@@ -28,6 +28,8 @@ class Bag(nn.Module):
         dropout: of the mean and of the layer.
     """
 
+    reads = "text"
+
     def __init__(self, *, tokenizer: Tokenizer, width: int = 256, max_length: int = 64, dropout: float = 0.0):
         super().__init__()
         self.tokenizer = tokenizer
