@@ -93,9 +93,11 @@ class TestOpenData:
             zoo.open_data(name)
 
     def test_a_file_of_another_kind(self, tmp_path):
-        file = tmp_path / "notes.txt"
+        file = tmp_path / "notes.doc"
         file.touch()
-        with pytest.raises(ValueError, match=r"notes.txt: expected a folder of class folders or a manifest \(.csv, .tsv, .jsonl\)"):
+        with pytest.raises(
+            ValueError, match=r"notes.doc: expected a folder of class folders, a manifest \(.csv, .tsv, .jsonl, .parquet\), or"
+        ):
             zoo.open_data(file)
 
     @pytest.mark.parametrize("name", ["no/such/folder", "nothing.csv", "nothing.txt"])

@@ -21,13 +21,15 @@ from torch import nn
 
 from registry import DATASETS, HEADS, LOSSES, TOWERS, nearest
 
-from .datasets import Data, Split, read_folder, read_manifest
+from .datasets import Data, Split, read_coco, read_flickr, read_folder, read_manifest
 from .joint import JointEmbedding, Loss, features_of, reads_map
 from .progress import tracked
 from .towers.tokenizer import Tokenizer
 from .train import Align, Classify, Preprocess, Task
+from .train.align import raw_value
 
-_MANIFESTS = (".csv", ".tsv", ".jsonl")
+_MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet")
+_CAPTIONS = {".json": read_coco, ".token": read_flickr, ".txt": read_flickr}
 _VOCABULARY = 8192
 _JOINT = (  # what a joint run says of its model
     *("towers", "tower_options", "tokenizers", "head", "embed_dim", "loss", "pairs", "weights", "frozen", "tables"),
@@ -40,7 +42,7 @@ class UnknownModel(ValueError):
 
 
 def open_data(data: str | Path | Data) -> Data:
-    """Open what a data string names: a registered name, a folder of class folders, or a manifest file.
+    """Open what a data string names: a registered name, a folder of class folders, a manifest, or a caption file of COCO or Flickr.
 
     A registered name may carry options: "glyphs:characters=200".
 
@@ -66,8 +68,11 @@ def open_data(data: str | Path | Data) -> Data:
         return read_manifest(path)
     if path.is_dir():
         return read_folder(path)
+    if path.is_file() and path.suffix.lower() in _CAPTIONS:
+        return _CAPTIONS[path.suffix.lower()](path)
     if path.exists():
-        raise ValueError(f"data {path}: expected a folder of class folders or a manifest ({', '.join(_MANIFESTS)})")
+        captions = "or captions (COCO's and Karpathy's .json, Flickr's .token and captions.txt)"
+        raise ValueError(f"data {path}: expected a folder of class folders, a manifest ({', '.join(_MANIFESTS)}), {captions}")
     if path.name == str(data) and not path.suffix:
         return DATASETS[str(data)]  # raises, with the nearest names
     raise FileNotFoundError(f"data {path}: no such folder or file; registered names: {', '.join(sorted(DATASETS))}")
@@ -303,7 +308,7 @@ def _create_align(
     pictures = [name for name, tower in model.items() if _is_picture(name, tower)]
     if pairs is not None and (alone := [name for name in model if not any(name in pair for pair in pairs)]):
         raise ValueError(f"{alone[0]} is in no pair and would learn nothing; pairs are {', '.join('-'.join(pair) for pair in pairs)}")
-    values = {name: _training_values(data.train, name, tables.get(name)) for name in model if name not in pictures}
+    values = {name: _training_values(data.train, name, tables.get(name, ())) for name in model if name not in pictures}
     options = {name: image_options for name in pictures if isinstance(model[name], str)}
     joint: Any = create_joint(
         model,
@@ -341,15 +346,11 @@ def _create_align(
     return _align(joint, description, preprocess, tables, freeze_bn)
 
 
-def _training_values(train: Split, name: str, columns: Sequence[str] | None) -> Iterator[Any]:
+def _training_values(train: Split, name: str, columns: Sequence[str]) -> Iterator[Any]:
     """The raw values of a modality that are there, one by one; no picture is opened."""
-    if columns is None:
-        yield from (value for value in tracked(train.values(name), len(train), f"look at {name}") if value is not None)
-        return
-    rows = zip(*(train.values(column) for column in columns), strict=True)
-    for row in tracked(rows, len(train), f"look at {name}"):
-        if cells := {column: value for column, value in zip(columns, row, strict=True) if value is not None}:
-            yield cells
+    for row in tracked(train.without_pictures(), len(train), f"look at {name}"):
+        if (value := raw_value(row, name, columns)) is not None:
+            yield value
 
 
 def create_task(

@@ -1,4 +1,4 @@
-"""Pictures and their names: trained on two vendors' emoji, searched in a third's, whose pictures were never seen. Writes emoji.md and .json.
+"""Pictures and their names: trained on two vendors' emoji, searched in a third's, which was never seen. Writes emoji.md and emoji.json.
 
     python docs/results/emoji.py manifest EMOJI_FOLDER emoji.csv           one line a picture: what `zoo train --data` reads
     python docs/results/emoji.py start LITE0_WEIGHTS start                 real weights with CBAM grafted in: what `image=start/` reads
@@ -8,22 +8,13 @@ EMOJI_FOLDER holds emoji.csv and a folder of 72 x 72 pictures a vendor. A name i
 several emoji has one id, so that any of them counts as found.
 """
 
-import argparse
 import csv
-import json
-import platform
-import statistics
-import time
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import timm
-import torch
 from safetensors.torch import load_file
 
 import zoo
-from zoo.train.randomness import seed_everything
 
 HERE = Path(__file__).parent
 TRAIN, EVAL = ("openmoji", "twemoji"), "noto"

@@ -66,14 +66,6 @@ class Split(Sequence[Row]):
         rows = self if column == "image" else self.without_pictures()
         return (row[column] for row in rows if column in row)
 
-    def values(self, column: str) -> Iterator[Any]:
-        """The raw value of a column in every row, in order, None where there is none."""
-        if column == "text" and self.words is not None:
-            yield from (text or None for text in self.texts())
-            return
-        for index in range(self.size):
-            yield self.read(index).get(column)
-
     def texts(self) -> Iterator[str]:
         """The `text` of every row, in order, "" where there is none."""
         return (row.get("text", "") for row in self.without_pictures())

@@ -38,6 +38,11 @@ Prepare = Callable[[list[Any]], torch.Tensor]
 _CHUNK = 256  # rows that a frozen tower reads at a time
 
 
+def raw_value(row: Row, name: str, columns: Sequence[str] = ()) -> Any | None:
+    """The value of a modality in a row, that of a table the dict of its columns; None where there is none."""
+    return row[name] if name in row else {column: row[column] for column in columns if column in row} or None
+
+
 class _PrepareRow:
     """Keeps what the towers read: pictures as tensors, the columns of a table as one dict, the rest as it is."""
 
@@ -45,14 +50,12 @@ class _PrepareRow:
         self.modalities, self.tables, self.transforms = tuple(modalities), dict(tables), dict(transforms)
 
     def __call__(self, row: Row) -> Row:
-        kept = {name: row[name] for name in self.modalities if name in row}
+        values = {name: raw_value(row, name, self.tables.get(name, ())) for name in self.modalities}
+        kept = {name: value for name, value in values.items() if value is not None}
         for name, transform in self.transforms.items():
             if name in kept:
                 picture = kept[name]
                 kept[name] = transform(read_picture(picture) if isinstance(picture, str | Path) else picture)
-        for name, columns in self.tables.items():
-            if name not in kept and (cells := {column: row[column] for column in columns if column in row}):
-                kept[name] = cells
         return kept
 
 
@@ -138,25 +141,25 @@ class Align(Task):
     def look(self, train: Split, engine: Engine) -> None:
         """Warn of what can not be learned from, and let the frozen towers read their rows once: what they say never changes."""
         self._known = {}
-        for name in self.columns:
-            if name in self.preprocess:
-                continue
-            values = list(self._values(train, name))
-            there = [index for index, value in enumerate(values) if value is not None]
-            if len(there) > 1 and len({str(values[index]) for index in there}) == 1:
-                only = str(values[there[0]])[:60]
+        read = [name for name in self.columns if name not in self.preprocess]
+        values: dict[str, list[Any]] = {name: [] for name in read}
+        for row in train.without_pictures():
+            for name in read:
+                values[name].append(raw_value(row, name, self.tables.get(name, ())))
+        for name, each in values.items():
+            there = [index for index, value in enumerate(each) if value is not None]
+            if len(there) > 1 and len({str(each[index]) for index in there}) == 1:
+                only = str(each[there[0]])[:60]
                 console.print(f"warning: all {len(there)} training rows have the same {name} ({only}): nothing there tells them apart")
             if name in self.joint.frozen and there:
-                self._known[name] = self._read_once(name, values, there, engine)
-
-    def _values(self, split: Split, name: str) -> Iterable[Any]:
-        """A modality's raw value in every row, None where there is none; no picture is opened."""
-        if name not in self.tables:
-            return split.values(name)
-        columns = [(column, split.values(column)) for column in self.tables[name] if column in split.columns]
-        rows = zip(*(values for _, values in columns), strict=True)
-        cells = ({column: value for (column, _), value in zip(columns, row, strict=True) if value is not None} for row in rows)
-        return (each or None for each in cells)
+                self._known[name] = self._read_once(name, each, there, engine)
+        for one, other in self.joint.pairs:
+            if (
+                one in values
+                and other in values
+                and not any(a is not None and b is not None for a, b in zip(values[one], values[other], strict=True))
+            ):
+                raise ValueError(f"the pair {one}-{other} has nothing to learn from: no training row has both")
 
     @torch.no_grad()
     def _read_once(self, name: str, values: list[Any], there: list[int], engine: Engine) -> torch.Tensor:

@@ -23,8 +23,9 @@ class _PrepareRow:
         self.transform, self.classes = transform, classes
 
     def __call__(self, row: Row) -> Row:
-        if "label" not in row:
-            raise ValueError("a row has no label; a classifier needs one in every row")
+        for needed in ("label", "image"):
+            if needed not in row:
+                raise ValueError(f"a row has no {needed}; a classifier needs one in every row")
         if not 0 <= row["label"] < self.classes:
             raise ValueError(f"label {row['label']}: the model has {self.classes} classes, expected 0 to {self.classes - 1}")
         return {"image": self.transform(row["image"]), "label": row["label"]}
