@@ -37,6 +37,7 @@ ALSO = {
     "zoo/attention/se.py": {"timm.models._efficientnet_blocks"},  # `se` is timm's own EfficientNet gate, key for key
     "zoo/datasets/": {"numpy", "PIL", "matplotlib", "sklearn", "timm.data"},  # pictures, tables and fonts come before tensors
     "zoo/towers/": {"tokenizers"},  # a text tower brings its vocabulary
+    "zoo/towers/hf.py": {"transformers", "huggingface_hub"},  # what it wraps
 }
 
 
