@@ -216,6 +216,8 @@ class HF(nn.Module):
             whole, missing = _read_model(place, name, config)
         else:
             whole, missing = transformers.AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False), set()
+        if whole.main_input_name != "input_ids":
+            raise ValueError(f"hf:{name}: {config.model_type!r} is not a text encoder: it reads {whole.main_input_name}")
         names = {id(parameter): each for each, parameter in whole.named_parameters(remove_duplicate=False)}
         self.model = _encoder(whole).train()
         if lost := missing & {names[id(parameter)] for parameter in self.model.parameters()}:
