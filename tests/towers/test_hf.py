@@ -8,10 +8,12 @@ import hashlib
 import json
 import logging
 import pickle
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import huggingface_hub
 import pytest
@@ -201,6 +203,15 @@ def test_half_precision_and_rows_of_padding_alone(tower):
     assert tower(torch.full((2, 5), -1)).isfinite().all()
 
 
+def test_exports_with_any_batch_and_length(tower):
+    ids = tower.prepare(TEXTS)
+    rows, length = torch.export.Dim("rows"), torch.export.Dim("length", max=60)
+    program = torch.export.export(tower, (ids,), dynamic_shapes=({0: rows, 1: length},)).module()
+    for texts in (TEXTS, TEXTS[:2], TEXTS[3:] * 5):
+        ids = tower.prepare(texts)
+        torch.testing.assert_close(program(ids), tower(ids), atol=1e-5, rtol=1e-5)
+
+
 def test_without_its_weights(folders):
     """The shape and the vocabulary, started anew: other numbers each time, the same ones for the same seed."""
     towers = []
@@ -317,11 +328,23 @@ def test_it_is_quiet_and_leaves_the_users_settings(folders, capfd, caplog, monke
         said.set_verbosity(before)
 
 
-@pytest.mark.parametrize("away", [{"HF_HUB_OFFLINE": True}, {"ENDPOINT": "http://127.0.0.1:9"}], ids=["told to", "nobody there"])
-def test_without_a_hub(tmp_path, monkeypatch, folders, away):
+@pytest.fixture(params=["told to be offline", "nobody there", "no answer"])
+def no_hub(request, monkeypatch):
+    if request.param == "told to be offline":
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        yield
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the call, and says nothing
+            monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+            if request.param == "nobody there":
+                silent.close()
+            monkeypatch.setattr("zoo.towers.hf._PATIENCE", 0.5)
+            yield
+
+
+def test_without_a_hub(tmp_path, monkeypatch, folders, no_hub):
     """What is in the cache is taken; for what is not, one line at once says what to do."""
-    for key, value in {"HF_HUB_CACHE": str(tmp_path), **away}.items():
-        monkeypatch.setattr(huggingface_hub.constants, key, value)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     begin = time.monotonic()
     with pytest.raises(FileNotFoundError, match="hf:me/tiny: no such folder, .*; give a local folder .* HF_HOME") as caught:
         HF("me/tiny")
@@ -333,6 +356,31 @@ def test_without_a_hub(tmp_path, monkeypatch, folders, away):
     main.parent.mkdir()
     main.write_text("0" * 40)
     assert HF("me/tiny").num_features == 32
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_takes_no_more_from_the_hub_than_it_needs(monkeypatch, folders, pretrained):
+    there = ["README.md", "config.json", "tokenizer.json", "vocab.txt", "spiece.model", "pytorch_model.bin", "model.fp16.safetensors"]
+    there += [
+        "model.safetensors",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "onnx/model.onnx",
+        "onnx/config.json",
+    ]
+    asked = {}
+
+    def download(name, *, allow_patterns, ignore_patterns, local_files_only):
+        taken = huggingface_hub.utils.filter_repo_objects(there, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        asked.update(name=name, taken=set(taken), local_files_only=local_files_only)
+        return str(folders["bert"])
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: mock.Mock(spec=huggingface_hub.HfApi))  # which answers
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert HF("me/tiny", pretrained=pretrained).config["name"] == "me/tiny"
+    wanted = {"config.json", "tokenizer.json", "vocab.txt", "spiece.model", "model.safetensors.index.json"}
+    weights = {"model.safetensors", "model-00001-of-00002.safetensors"}
+    assert asked == dict(name="me/tiny", taken=wanted | weights if pretrained else wanted, local_files_only=False)
 
 
 def test_names_that_are_none(tmp_path):

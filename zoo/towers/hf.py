@@ -27,6 +27,7 @@ from .tokenizer import _library, _texts
 _NONE = -1  # where there is no token: the model's own padding may be missing, or be its end token too (GPT-2)
 _SETTINGS = ["*.json", "*.txt", "*.model"]
 _WEIGHTS = ["model.safetensors", "model-*.safetensors"]
+_PATIENCE = 5.0  # seconds for the hub to answer
 _POOLING = ("mean", "cls", "last")
 
 
@@ -56,20 +57,25 @@ def _find(name: str, weights: bool) -> Path:
     """The folder that a name stands for: itself, or what the hub has under it, which is in the cache afterwards."""
     if (folder := Path(name).expanduser()).is_dir():
         return folder
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import HfApi, errors, snapshot_download
 
+    unreachable = False
+    try:
+        HfApi().model_info(name, timeout=_PATIENCE)  # snapshot_download has no timeout: it would wait for ever in a network that drops all
+    except errors.RepositoryNotFoundError as error:
+        raise FileNotFoundError(f"hf:{name}: no such folder, and no such model on the hub (or a private one: hf auth login)") from error
+    except errors.HFValidationError as error:
+        raise FileNotFoundError(f"hf:{name}: no such folder, and no name on the hub (expected OWNER/MODEL)") from error
+    except Exception:  # told to be offline, no network, no answer in time: each HTTP library has its own errors for it
+        unreachable = True
     wanted = [*_SETTINGS, *(_WEIGHTS if weights else [])]
-    try:  # one question to the hub, and the cache if there is no answer
-        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns="*/*", etag_timeout=5))
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns="*/*", local_files_only=unreachable))
     except errors.LocalEntryNotFoundError as error:
         raise FileNotFoundError(
             f"hf:{name}: no such folder, not in the cache of the hub, and the hub cannot be reached; give a local folder (what "
             "save_pretrained of transformers wrote), or set HF_HOME to a cache that has it"
         ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(f"hf:{name}: no such folder, and no such model on the hub (or a private one: hf auth login)") from error
-    except errors.HFValidationError as error:
-        raise FileNotFoundError(f"hf:{name}: no such folder, and no name on the hub (expected OWNER/MODEL)") from error
 
 
 def _read_config(folder: Path, name: str) -> Any:
