@@ -360,26 +360,21 @@ def test_without_a_hub(tmp_path, monkeypatch, folders, no_hub):
 
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_takes_no_more_from_the_hub_than_it_needs(monkeypatch, folders, pretrained):
-    there = ["README.md", "config.json", "tokenizer.json", "vocab.txt", "spiece.model", "pytorch_model.bin", "model.fp16.safetensors"]
-    there += [
-        "model.safetensors",
-        "model-00001-of-00002.safetensors",
-        "model.safetensors.index.json",
-        "onnx/model.onnx",
-        "onnx/config.json",
-    ]
+    weights = {"model.safetensors", "model-00001-of-00002.safetensors"}
+    wanted = {"config.json", "tokenizer.json", "vocab.txt", "spiece.model", "model.safetensors.index.json"}
+    others = {"README.md", "pytorch_model.bin", "model.fp16.safetensors", "onnx/model.onnx", "onnx/config.json"}
     asked = {}
 
     def download(name, *, allow_patterns, ignore_patterns, local_files_only):
-        taken = huggingface_hub.utils.filter_repo_objects(there, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        taken = huggingface_hub.utils.filter_repo_objects(
+            weights | wanted | others, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+        )
         asked.update(name=name, taken=set(taken), local_files_only=local_files_only)
         return str(folders["bert"])
 
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: mock.Mock(spec=huggingface_hub.HfApi))  # which answers
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: mock.Mock(spec_set=["model_info"]))  # which answers
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert HF("me/tiny", pretrained=pretrained).config["name"] == "me/tiny"
-    wanted = {"config.json", "tokenizer.json", "vocab.txt", "spiece.model", "model.safetensors.index.json"}
-    weights = {"model.safetensors", "model-00001-of-00002.safetensors"}
     assert asked == dict(name="me/tiny", taken=wanted | weights if pretrained else wanted, local_files_only=False)
 
 

@@ -58,6 +58,7 @@ def _find(name: str, weights: bool) -> Path:
     if (folder := Path(name).expanduser()).is_dir():
         return folder
     from huggingface_hub import HfApi, errors, snapshot_download
+    from huggingface_hub.utils import httpx
 
     unreachable = False
     try:
@@ -66,7 +67,7 @@ def _find(name: str, weights: bool) -> Path:
         raise FileNotFoundError(f"hf:{name}: no such folder, and no such model on the hub (or a private one: hf auth login)") from error
     except errors.HFValidationError as error:
         raise FileNotFoundError(f"hf:{name}: no such folder, and no name on the hub (expected OWNER/MODEL)") from error
-    except Exception:  # told to be offline, no network, no answer in time: each HTTP library has its own errors for it
+    except (OSError, httpx.HTTPError):  # told to be offline, no network, no answer in time
         unreachable = True
     wanted = [*_SETTINGS, *(_WEIGHTS if weights else [])]
     try:
