@@ -39,6 +39,7 @@ ALSO = {
     "zoo/towers/": {"tokenizers", "numpy"},  # a text tower brings its vocabulary; raw values come before tensors
     "zoo/towers/sound.py": {"scipy", "soundfile"},  # sound files come before tensors too
     "zoo/towers/spectrogram.py": {"timm"},  # a picture of a sound is for any timm network, which only timm can make
+    "zoo/towers/hf.py": {"transformers", "huggingface_hub"},  # what it wraps
 }
 
 

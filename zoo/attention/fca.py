@@ -80,11 +80,15 @@ class FCA(nn.Module):
         self.calm = calm
         self.init_weights()
 
-    def init_weights(self) -> None:
+    def init_non_persistent_buffers(self) -> None:
+        """timm's name for it; transformers calls it too, whose models begin without memory."""
         scale = self.grid // 7
         pairs = list(zip(_U, _V, strict=True))[: self.frequencies]
         waves = torch.stack([torch.outer(_wave(u * scale, self.grid), _wave(v * scale, self.grid)) for u, v in pairs])
         self.waves.copy_(waves[:, None])
+
+    def init_weights(self) -> None:
+        self.init_non_persistent_buffers()
         self.fc1.reset_parameters()
         self.fc2.reset_parameters()
         if self.calm:
