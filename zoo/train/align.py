@@ -16,7 +16,7 @@ from torch import nn
 
 from ..backbones.weights import save_model
 from ..datasets.data import Row, Split
-from ..evaluate.retrieval import chance, retrieve_both
+from ..evaluate.retrieval import retrieve_both
 from ..joint import JointEmbedding
 from .config import TrainConfig
 from .engine import Engine
@@ -192,14 +192,14 @@ class Align(Task):
         for one, other in self.joint.pairs:
             if one not in embeddings or other not in embeddings:
                 continue
-            first, second = indices[one], indices[other]
-            same = pictures[first] if one == "image" else None
-            both = retrieve_both(embeddings[one], embeddings[other], ids[first], ids[second], same)
-            ways = {f"{one}->{other}": both["image->text"], f"{other}->{one}": both["text->image"]}
-            expected = {f"{one}->{other}": chance(ids[first], ids[second]), f"{other}->{one}": chance(ids[second], ids[first])}
-            for way, found in ways.items():
-                metrics[way] = {**found, "chance": expected[way]}
-                recalls.append(found["R@1"])
+            rows = {name: indices[name] for name in (one, other)}
+            both = retrieve_both(
+                {name: embeddings[name] for name in rows},
+                {name: ids[each] for name, each in rows.items()},
+                same={name: pictures[each] for name, each in rows.items() if name == "image"},
+            )
+            metrics |= both
+            recalls += [found["R@1"] for found in both.values()]
         if not recalls:
             raise ValueError("evaluation: no row has both modalities of a pair")
         return {"R@1": sum(recalls) / len(recalls), **metrics}
