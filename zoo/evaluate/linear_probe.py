@@ -49,10 +49,10 @@ class LinearProbe:
     def __call__(self, x: Tensor) -> Tensor:
         return self._standardised(x) @ self.weight + self.bias
 
-    def fit(self, strength: float, *, steps: int = 500, tolerance: float = 1e-6) -> "LinearProbe":
+    def fit(self, strength: float, *, steps: int = 500, tolerance: float = 1e-5) -> "LinearProbe":
         """Minimise until no gradient is above the tolerance, or for so many steps."""
         optimizer = torch.optim.LBFGS(
-            [self.weight, self.bias], max_iter=steps, tolerance_grad=tolerance, tolerance_change=0, line_search_fn="strong_wolfe"
+            [self.weight, self.bias], max_iter=steps, tolerance_grad=tolerance, tolerance_change=1e-12, line_search_fn="strong_wolfe"
         )
 
         def loss() -> Tensor:

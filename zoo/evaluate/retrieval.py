@@ -20,7 +20,7 @@ from torch import Tensor
 
 
 def retrieval(
-    queries: Tensor, gallery: Tensor, query_ids: Any, gallery_ids: Any, *, ks: Sequence[int] = (1, 5, 10), chunk: int = 512
+    queries: Tensor, gallery: Tensor, query_ids: Any, gallery_ids: Any, *, ks: Sequence[int] = (1, 5, 10), chunk: int = 256
 ) -> dict[str, float | int]:
     """Rank the gallery for every query by dot product, and say how high the correct items stand.
 
@@ -92,7 +92,7 @@ def retrieve_both(
     *,
     same: Mapping[str, Any] | None = None,
     ks: Sequence[int] = (1, 5, 10),
-    chunk: int = 512,
+    chunk: int = 256,
 ) -> dict[str, dict[str, Any]]:
     """Both directions between two modalities, such as "image->text" and "text->image", as `retrieval` gives them, with their `chance`.
 

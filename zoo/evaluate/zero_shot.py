@@ -90,7 +90,7 @@ def zero_shot(images: Tensor, labels: Any, classes: Tensor, *, chunk: int = 4096
 
     Returns:
         In percent `top1`, `top5` (not for five classes or fewer, where it is 100 for anything), `mean_class_recall` (top-1 of each class
-        that has pictures, averaged: a rare class counts as much as a frequent one), and `chance`, the top-k of a random guess.
+        that has pictures, averaged: a rare class counts as much as a frequent one), and `chance`, what a random guess gets.
 
     Raises:
         ValueError: shapes do not fit, a label is no row of `classes`, or an embedding is not finite.
@@ -112,7 +112,7 @@ def zero_shot(images: Tensor, labels: Any, classes: Tensor, *, chunk: int = 4096
     return {
         **{f"top{k}": 100 * (ranks <= k).double().mean().item() for k in ks},
         "mean_class_recall": mean_class_recall(ranks, labels),
-        "chance": {f"top{k}": 100 * k / len(classes) for k in ks},
+        "chance": {**{f"top{k}": 100 * k / len(classes) for k in ks}, "mean_class_recall": 100 / len(classes)},
     }
 
 
