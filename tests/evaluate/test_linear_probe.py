@@ -49,8 +49,8 @@ def test_a_path_of_strengths_ends_where_a_fresh_start_does():
 
 
 def test_the_strength_is_chosen_by_what_is_held_out():
-    """Few rows and many features that say nothing: a weak penalty fits noise. Many rows and a clear signal: a strong one loses it."""
-    (x, y), (test, truth) = rows(80, width=200, noise=4.0), rows(400, width=200, noise=4.0, seed=1)
+    """Few rows and many features, of which a weak penalty learns the noise."""
+    (x, y), (test, truth) = rows(300, width=200, noise=8.0), rows(400, width=200, noise=8.0, seed=1)
     found = linear_probe(x, y, test, truth)
     out = held_out(y)
     scores = {each: linear_probe(x[~out], y[~out], x[out], y[out], strengths=[each])["top1"] for each in STRENGTHS}

@@ -49,8 +49,9 @@ class LinearProbe:
     def __call__(self, x: Tensor) -> Tensor:
         return self._standardised(x) @ self.weight + self.bias
 
-    def fit(self, strength: float, *, steps: int = 500, tolerance: float = 1e-5) -> "LinearProbe":
+    def fit(self, strength: float, *, steps: int = 500, tolerance: float | None = None) -> "LinearProbe":
         """Minimise until no gradient is above the tolerance, or for so many steps."""
+        tolerance = tolerance or min(1e-5, 1e-3 * strength)  # a gradient g leaves the weights within |g| / λ of where they belong
         optimizer = torch.optim.LBFGS(
             [self.weight, self.bias], max_iter=steps, tolerance_grad=tolerance, tolerance_change=1e-12, line_search_fn="strong_wolfe"
         )
