@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo.evaluate import chance, retrieval, retrieve_both
 
@@ -15,7 +16,7 @@ def unit(rows, width=6, seed=0):
 
 
 def naive(queries, gallery, query_ids, gallery_ids, ks=KS):
-    ranks, skipped = [], 0
+    ranks, precisions, skipped = [], [], 0
     for query, wanted in zip(queries.double().tolist(), query_ids.tolist(), strict=True):
         scores = [np.float32(np.dot(query, item)) for item in gallery.double().tolist()]
         right = [score for score, one in zip(scores, gallery_ids.tolist(), strict=True) if one == wanted]
@@ -23,8 +24,12 @@ def naive(queries, gallery, query_ids, gallery_ids, ks=KS):
             skipped += 1
             continue
         ranks.append(1 + sum(score >= max(right) for score, one in zip(scores, gallery_ids.tolist(), strict=True) if one != wanted))
+        # the whole list, best first, of equal scores the wrong ones first
+        ranking = sorted(zip(scores, gallery_ids.tolist(), strict=True), key=lambda pair: (-pair[0], pair[1] == wanted))
+        places = [place for place, (_, one) in enumerate(ranking, 1) if one == wanted]
+        precisions.append(sum(number / place for number, place in enumerate(places, 1)) / len(places))
     recalls = {f"R@{k}": 100 * sum(rank <= k for rank in ranks) / len(ranks) for k in ks}
-    return {**recalls, "median_rank": float(np.median(ranks)), "queries": len(ranks), "skipped": skipped}
+    return {**recalls, "mAP": 100 * np.mean(precisions), "median_rank": float(np.median(ranks)), "queries": len(ranks), "skipped": skipped}
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1024])
@@ -52,11 +57,12 @@ def test_a_collapsed_model_finds_nothing(rows):
     ids = torch.arange(rows)
     found = retrieval(same, same, ids, ids)
     assert found["R@1"] == found["R@5"] == found["R@10"] == 0 and found["median_rank"] == rows
+    assert found["mAP"] == pytest.approx(100 / rows)
 
 
 def test_a_perfect_model_finds_everything():
     found = retrieval(unit(20, 32), unit(20, 32), torch.arange(20), torch.arange(20))
-    assert found == {"R@1": 100, "R@5": 100, "R@10": 100, "median_rank": 1, "queries": 20, "skipped": 0}
+    assert found == {"R@1": 100, "R@5": 100, "R@10": 100, "mAP": 100, "median_rank": 1, "queries": 20, "skipped": 0}
 
 
 def test_duplicates_of_the_answer_are_correct_too():
@@ -73,19 +79,26 @@ def test_other_ks_and_plain_lists_of_ids():
 def test_chance_against_simulation():
     draw = np.random.default_rng(0)
     query_ids, gallery_ids = draw.integers(12, size=40), draw.integers(10, size=50)
-    ranks = []
+    ranks, precisions = [], []
     for _ in range(400):
         shuffled = draw.permutation(gallery_ids)
-        ranks += [1 + np.flatnonzero(shuffled == query)[0] for query in query_ids if (shuffled == query).any()]
+        for places in (1 + np.flatnonzero(shuffled == query) for query in query_ids if (shuffled == query).any()):
+            ranks.append(places[0])
+            precisions.append(np.mean(np.arange(1, 1 + len(places)) / places))
     expected = chance(query_ids, gallery_ids, KS)
     for k in KS:
         assert expected[f"R@{k}"] == pytest.approx(100 * np.mean(np.array(ranks) <= k), abs=1.0)
+    assert expected["mAP"] == pytest.approx(100 * np.mean(precisions), abs=0.5)
 
 
 def test_chance_in_closed_form():
     ids = torch.arange(1000)
-    assert chance(ids, ids, KS) == pytest.approx({"R@1": 0.1, "R@5": 0.5, "R@10": 1.0})
-    assert chance([0], [0, 0, 1, 1], (1, 2, 3, 9)) == pytest.approx({"R@1": 50, "R@2": 100 * (1 - 1 / 6), "R@3": 100, "R@9": 100})
+    harmonic = 100 * (1 / np.arange(1, 1001)).sum() / 1000
+    assert chance(ids, ids, KS) == pytest.approx({"R@1": 0.1, "R@5": 0.5, "R@10": 1.0, "mAP": harmonic})
+    found = chance([0], [0, 0, 1, 1], (1, 2, 3, 9))
+    orders = [(1, 1), (1, 2 / 3), (1, 2 / 4), (1 / 2, 2 / 3), (1 / 2, 2 / 4), (1 / 3, 2 / 4)]  # precisions at the two correct places
+    assert found == pytest.approx({"R@1": 50, "R@2": 100 * (1 - 1 / 6), "R@3": 100, "R@9": 100, "mAP": 100 * np.mean(orders)})
+    assert chance([3], [3], (1,)) == {"R@1": 100, "mAP": 100}
 
 
 def test_random_embeddings_score_chance():
@@ -94,26 +107,105 @@ def test_random_embeddings_score_chance():
     assert found["R@10"] == pytest.approx(expected["R@10"], abs=1.5)
 
 
+def without_chance(found):
+    return {key: value for key, value in found.items() if key != "chance"}
+
+
 def test_several_captions_a_picture():
     """Five pictures, three captions each. The rank is that of the best caption, over all captions; a picture stands in the gallery once."""
     torch.manual_seed(0)
     pictures, texts = unit(5), F.normalize(unit(5).repeat_interleave(3, 0) + 0.5 * unit(15, seed=2), dim=-1)
-    ids = torch.arange(5).repeat_interleave(3)
-    found = retrieve_both(pictures.repeat_interleave(3, 0), texts, ids, ids, pictures=ids, ks=(1, 3))
-    assert found["image->text"] == pytest.approx(naive(pictures, texts, torch.arange(5), ids, (1, 3)))
-    assert found["text->image"] == pytest.approx(naive(texts, pictures, ids, torch.arange(5), (1, 3)))
+    ids, once, ks = torch.arange(5).repeat_interleave(3), torch.arange(5), (1, 3)
+    rows = {"image": pictures.repeat_interleave(3, 0), "text": texts}
+    found = retrieve_both(rows, {"image": ids, "text": ids}, same={"image": ids}, ks=ks)
+    assert list(found) == ["image->text", "text->image"]
+    assert without_chance(found["image->text"]) == pytest.approx(naive(pictures, texts, once, ids, ks))
+    assert without_chance(found["text->image"]) == pytest.approx(naive(texts, pictures, ids, once, ks))
     assert found["image->text"]["queries"] == 5 and found["text->image"]["queries"] == 15
+    assert found["image->text"]["mAP"] < found["image->text"]["R@1"], "all three captions count, not the best alone"
+    assert found["text->image"]["chance"] == chance(ids, once, ks) and found["image->text"]["chance"] == chance(once, ids, ks)
+    assert found["text->image"]["chance"]["R@3"] == pytest.approx(60) != pytest.approx(chance(ids, ids, ks)["R@3"])
 
 
-def test_pictures_in_any_order_and_shared_ids():
+def test_the_same_in_any_order_and_shared_ids():
     """Two pictures of one thing stay two items; rows of one picture need not be neighbours."""
-    image = torch.eye(3)[[0, 1, 0, 2]]
-    found = retrieve_both(image, torch.eye(3)[[0, 1, 2]], [4, 5, 4, 4], [4, 5, 4], pictures=[9, 3, 9, 7])
+    rows = {"image": torch.eye(3)[[0, 1, 0, 2]], "text": torch.eye(3)[[0, 1, 2]]}
+    found = retrieve_both(rows, {"image": [4, 5, 4, 4], "text": [4, 5, 4]}, same={"image": [9, 3, 9, 7]})
     assert found["image->text"]["queries"] == 3 and found["image->text"]["R@1"] == found["text->image"]["R@1"] == 100
 
 
-def test_without_pictures_every_row_is_one():
-    assert retrieve_both(torch.eye(3), torch.eye(3), [0, 1, 2], [0, 1, 2])["image->text"]["queries"] == 3
+def test_any_two_modalities_in_either_order():
+    rows, ids = {"sound": unit(7), "table": unit(7, seed=1)}, {"table": torch.arange(7), "sound": torch.arange(7)}
+    one = retrieve_both(rows, ids, same={"table": torch.arange(7)})
+    other = retrieve_both({name: rows[name] for name in ("table", "sound")}, ids)
+    assert list(one) == ["sound->table", "table->sound"] and list(other) == ["table->sound", "sound->table"]
+    assert one == other
+
+
+def test_without_same_every_row_is_one():
+    ids = [0, 1, 2]
+    assert retrieve_both({"a": torch.eye(3), "b": torch.eye(3)}, {"a": ids, "b": ids})["a->b"]["queries"] == 3
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_one_item(rows):
+    found = retrieval(unit(rows), unit(1), [0] * rows, [0])
+    assert found == {"R@1": 100, "R@5": 100, "R@10": 100, "mAP": 100, "median_rank": 1, "queries": rows, "skipped": 0}
+
+
+@pytest.mark.parametrize("chunk, fits", [(8, True), (400, False)])
+def test_memory_is_the_chunk_times_the_gallery(chunk, fits):
+    """The largest tensor that any operation makes."""
+
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            made = operation(*args, **(kwargs or {}))
+            for each in made if isinstance(made, tuple | list) else [made]:
+                self.elements = max(self.elements, each.numel() if torch.is_tensor(each) else 0)
+            return made
+
+    with Largest() as largest:
+        retrieval(unit(400, 4), unit(300, 4, seed=1), torch.arange(400) % 150, torch.arange(300) % 150, chunk=chunk)
+    assert (largest.elements <= max(8 * 300, 400 * 4)) is fits
+
+
+def pairs_for_clip_benchmark(images, captions):
+    """Data without ties: distinct pictures, and captions in groups of different sizes."""
+    draw = torch.Generator().manual_seed(5)
+    owner = torch.cat([torch.arange(images), torch.randint(images, (captions - images,), generator=draw)]).sort().values
+    pictures = unit(images, 24, seed=3)
+    texts = F.normalize(pictures[owner] + 2 * unit(captions, 24, seed=4), dim=-1)
+    return pictures, texts, owner
+
+
+def test_against_clip_benchmark():
+    """Its R@k, both ways, of the same embeddings with one to several captions a picture."""
+    from clip_benchmark.metrics.zeroshot_retrieval import evaluate
+
+    pictures, texts, owner = pairs_for_clip_benchmark(60, 200)
+
+    class Given:
+        encode_image = encode_text = staticmethod(lambda rows: rows)
+
+    batches = [(pictures[i : i + 16], [torch.where(owner == j)[0].tolist() for j in range(i, min(i + 16, 60))]) for i in range(0, 60, 16)]
+    theirs = evaluate(Given(), batches, lambda rows: texts[rows], "cpu", amp=False, recall_k_list=list(KS))
+    ours = retrieve_both({"image": pictures, "text": texts}, {"image": torch.arange(60), "text": owner})
+    for k in KS:
+        assert ours["image->text"][f"R@{k}"] == pytest.approx(100 * theirs[f"text_retrieval_recall@{k}"], abs=1e-4)
+        assert ours["text->image"][f"R@{k}"] == pytest.approx(100 * theirs[f"image_retrieval_recall@{k}"], abs=1e-4)
+    assert 20 < ours["image->text"]["R@1"] < 95 and 20 < ours["text->image"]["R@1"] < 95, "a number that could differ"
+
+
+def test_map_against_scikit_learn():
+    """Its average precision of each query, where nothing ties."""
+    from sklearn.metrics import average_precision_score
+
+    pictures, texts, owner = pairs_for_clip_benchmark(40, 150)
+    scores = (pictures.double() @ texts.double().T).numpy()
+    theirs = np.mean([average_precision_score(owner.numpy() == i, scores[i]) for i in range(40)])
+    assert retrieval(pictures, texts, torch.arange(40), owner)["mAP"] == pytest.approx(100 * theirs, abs=1e-6)
 
 
 def test_bad_input():
@@ -133,9 +225,16 @@ def test_bad_input():
             retrieval(*arguments)
     with pytest.raises(ValueError, match="chunk=0"):
         retrieval(good, good, ids, ids, chunk=0)
-    with pytest.raises(ValueError, match="rows 0 and 2 hold the same picture but have the ids 0 and 2"):
-        retrieve_both(good, good, ids, ids, pictures=[5, 1, 5, 2])
-    with pytest.raises(ValueError, match="pictures: expected 4 integers"):
-        retrieve_both(good, good, ids, ids, pictures=[5, 1])
+    both, same_ids = {"image": good, "text": good}, {"image": ids, "text": ids}
+    for same, message in [
+        ({"image": [5, 1, 5, 2]}, "image: rows 0 and 2 are the same but have the ids 0 and 2"),
+        ({"text": [5, 1]}, "text: same: expected 4 integers"),
+        ({"sound": ids}, "expected ids of two modalities.*same of .'sound'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            retrieve_both(both, same_ids, same=same)
+    for embeddings, its in [({"image": good}, {"image": ids}), (both, {"image": ids}), ({**both, "x": good}, same_ids)]:
+        with pytest.raises(ValueError, match="expected ids of two modalities"):
+            retrieve_both(embeddings, its)
     with pytest.raises(ValueError, match="no query"):
         chance([1], [2], (1,))

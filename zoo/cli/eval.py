@@ -1,15 +1,23 @@
 """zoo eval: what a run is worth, on its own evaluation rows or on other data."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import torch
 import typer
 
-from ..build import load_run
-from ..train import Classify
+from ..build import Run, load_run, open_data
+from ..datasets import Data, Split
+from ..evaluate import class_embeddings, linear_probe, zero_shot
+from ..evaluate.zero_shot import TEMPLATES, read_templates
+from ..progress import tracked
+from ..train import Align, Classify, Preprocess
 from ..train import evaluate as evaluate_task
 from ..train.engine import Engine
+from ..train.loader import Batch, InOrder, PreparedRows, load
 from .app import Debug, Json, app, print_table
 
 _CELLS = 25  # a confusion matrix that still fits a terminal
@@ -18,17 +26,124 @@ _CELLS = 25  # a confusion matrix that still fits a terminal
 def print_metrics(metrics: dict[str, Any], classes: tuple[str, ...] | None, title: str) -> None:
     """Metrics of one run as a table: accuracy and the confusion matrix, or retrieval both ways beside chance."""
     if classes is None:
-        ways = {way: found for way, found in metrics.items() if isinstance(found, dict)}
-        rows = []
-        for way, found in ways.items():
-            rows.append([way, *(found[f"R@{k}"] for k in (1, 5, 10)), found["median_rank"], found["queries"]])
-            rows.append(["  chance", *(found["chance"][f"R@{k}"] for k in (1, 5, 10)), "", ""])
-        print_table(title, ["direction", "R@1", "R@5", "R@10", "median rank", "queries"], rows)
+        columns = ("R@1", "R@5", "R@10", "mAP")
+        rows: list[list[Any]] = []
+        for way, found in metrics.items():
+            if "->" in way:
+                rows.append([way, *(found[column] for column in columns), found["median_rank"], found["queries"]])
+                rows.append(["  chance", *(found["chance"][column] for column in columns), "", ""])
+        print_table(title, ["direction", *columns, "median rank", "queries"], rows)
+        shapes = [(pair, name, its, found) for pair, found in metrics.get("geometry", {}).items() for name, its in found.items() if its]
+        lines = [
+            [f"{pair}: {name}", *(f"{value:.2f}" for value in (its["cosine"], its["uniformity"], found["alignment"], found["gap"]))]
+            for pair, name, its, found in shapes
+            if isinstance(its, dict)
+        ]
+        if lines:
+            print_table("on the sphere", ["pair", "mean cosine", "uniformity", "alignment", "gap"], lines)
         return
     print_table(title, ["metric", "value"], [[name, f"{value:.2f}"] for name, value in metrics.items() if name != "confusion"])
     if len(classes) <= _CELLS:
         rows = [[name, *row] for name, row in zip(classes, metrics["confusion"], strict=True)]
         print_table("rows: true, columns: predicted", ["", *classes], rows)
+
+
+class _Labelled:
+    """A row to its picture as a tensor and its label, to nothing where either is missing; a class, so that it travels to workers."""
+
+    def __init__(self, transform: Callable):
+        self.transform = transform
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"image": self.transform(row["image"]), "label": row["label"]} if {"image", "label"} <= row.keys() else {}
+
+
+def _collate(rows: list[dict[str, Any]]) -> Batch:
+    there = [row for row in rows if "image" in row]
+    return {"image": torch.stack([row["image"] for row in there]), "label": torch.tensor([row["label"] for row in there])} if there else {}
+
+
+def _labelled(opened: Run, data: str | None) -> Data:
+    """The run's data or other data, of any classes."""
+    found = open_data(data) if data else opened.open_data()
+    if found.classes is None:
+        raise ValueError(f"{found.name} has no labels (its rows have {', '.join(found.columns)}); give --data with a label in its rows")
+    return found
+
+
+def _pictures(task: Any) -> Preprocess:
+    if not isinstance(task, Align):
+        return task.preprocess
+    if "image" not in task.preprocess:
+        raise ValueError(f"the run embeds {', '.join(task.columns)}, no image; this measure is of pictures")
+    return task.preprocess["image"]
+
+
+@torch.no_grad()
+def _embed_pictures(
+    task: Any, data: Data, which: str, embed: Callable[[torch.Tensor], torch.Tensor], engine: Engine, batch_size: int | None, workers: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `embed` makes of every picture with a label, `[N, D]`, and the labels, `[N]`. A picture with several captions counts once."""
+    split: Split = getattr(data, which)
+    if not len(split):
+        raise ValueError(f"{data.name}: the {which} split has no rows")
+    engine.place(task)
+    task.eval()
+    once = split.take(np.sort(np.unique(split.pictures, return_index=True)[1]))
+    plan = InOrder(len(once), batch_size or 2 * task.default_batch_size)
+    loader = load(PreparedRows(once, _Labelled(_pictures(task).transform(False)), 0), plan, _collate, workers=workers, pin=False)
+    embedded, labels = [], []
+    for batch in tracked(loader, len(plan), f"{which} pictures"):
+        if batch:
+            embedded.append(embed(engine.to_device(batch)["image"]).float().cpu())
+            labels.append(batch["label"])
+    if not labels:
+        raise ValueError(f"{data.name}: no row of the {which} split has a picture and a label (its rows have {', '.join(split.columns)})")
+    return torch.cat(embedded), torch.cat(labels)
+
+
+def _zero_shot(opened: Run, data: str | None, templates: Path | None, engine: Engine, **reading: Any) -> dict[str, Any]:
+    task = opened.task
+    if not isinstance(task, Align):
+        raise ValueError(f"{opened.path} is a classifier and has no text tower; --zero-shot needs one: zoo train image=... text=...")
+    if "text" not in task.columns:
+        raise ValueError(f"{opened.path} embeds {', '.join(task.columns)}, not text; --zero-shot needs a text tower to read class names")
+    sentences = TEMPLATES if templates is None else read_templates(templates)
+    found = _labelled(opened, data)
+    pictures, labels = _embed_pictures(task, found, "eval", lambda image: task.embed({"image": image})["image"], engine, **reading)
+
+    @torch.no_grad()
+    def embed_text(texts: list[str]) -> torch.Tensor:
+        prepare = task.prepare(False)
+        rows = [{**prepare({"text": text}), "id": 0, "index": 0} for text in texts]
+        return task.embed(engine.to_device(task.collate(rows)))["text"]
+
+    classes = class_embeddings(found.classes or (), embed_text, templates=sentences)
+    return {"data": found.name, "rows": len(labels), **zero_shot(pictures, labels, classes), "templates": list(sentences)}
+
+
+def _linear_probe(opened: Run, data: str | None, engine: Engine, **reading: Any) -> dict[str, Any]:
+    task: Any = opened.task
+    tower: Any = task.joint.towers["image"] if isinstance(task, Align) else task.trainable_module
+
+    def features(image: torch.Tensor) -> torch.Tensor:
+        return tower.forward_head(tower.forward_features(image), pre_logits=True)
+
+    found = _labelled(opened, data)
+    train = _embed_pictures(task, found, "train", features, engine, **reading)
+    test = _embed_pictures(task, found, "eval", features, engine, **reading)
+    return {"data": found.name, "rows": len(test[1]), **linear_probe(*train, *test)}
+
+
+def _print_zero_shot(run: Path, metrics: dict[str, Any]) -> None:
+    rows = [[name, metrics[name], metrics["chance"][name]] for name in ("top1", "top5", "mean_class_recall") if name in metrics]
+    print_table(f"{run}: zero-shot, {metrics['rows']} pictures of {metrics['data']}", ["metric", "value", "chance"], rows)
+
+
+def _print_linear_probe(run: Path, metrics: dict[str, Any]) -> None:
+    names = ("top1", "mean_class_recall", "held_out_top1", "strength", "train_rows")
+    rows = [[name, f"{metrics[name]:g}" if name == "strength" else metrics[name]] for name in names]
+    print_table(f"{run}: linear probe, {metrics['rows']} pictures of {metrics['data']}", ["metric", "value"], rows)
 
 
 @app.command("eval")
@@ -38,11 +153,32 @@ def evaluate(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at a time.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that read rows.")] = 0,
+    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Pictures to class names, with nothing trained for it.")] = False,
+    templates: Annotated[Path | None, typer.Option(help="Sentences for --zero-shot, one a line, {} for the class name.")] = None,
+    linear_probe: Annotated[bool, typer.Option("--linear-probe", help="A linear classifier on the picture network's features.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Metrics of a run on its evaluation rows."""
+    """Metrics of a run on its evaluation rows.
+
+    zoo eval runs/glyphs
+    zoo eval runs/glyphs --zero-shot --data digits
+    zoo eval runs/digits --linear-probe --data my_folder
+    """
+    if zero_shot and linear_probe:
+        raise ValueError("eval: give --zero-shot or --linear-probe, one of the two")
+    if templates is not None and not zero_shot:
+        raise ValueError("--templates are the sentences of --zero-shot: give that as well")
     opened = load_run(run)
+    if zero_shot or linear_probe:
+        reading = {"batch_size": batch_size, "workers": workers}
+        engine = Engine(device)
+        found = _zero_shot(opened, data, templates, engine, **reading) if zero_shot else _linear_probe(opened, data, engine, **reading)
+        if as_json:
+            print(json.dumps({"run": str(run), "measured": "zero-shot" if zero_shot else "linear-probe", **found}, indent=2))
+        else:
+            (_print_zero_shot if zero_shot else _print_linear_probe)(run, found)
+        return
     rows = opened.open_data(data).eval
     metrics = evaluate_task(opened.task, rows, engine=Engine(device), batch_size=batch_size, workers=workers)
     if as_json:

@@ -1,16 +1,18 @@
-"""Retrieval: how high the first correct item stands when a gallery is ranked by similarity to a query.
+"""Retrieval: how high the correct items stand when a gallery is ranked by similarity to a query.
 
-    rank = 1 + (how many wrong items score at least as high as the best correct one);   R@k = share of queries with rank <= k
+    rank_j = j + (how many wrong items score at least as high as the j-th best correct one)
+    rank = rank_1;   R@k = share of queries with rank <= k;   AP = mean over j of j / rank_j;   mAP = mean of AP over queries
 
-Several items may be correct (captions of one picture, drawings of one thing): the best of them counts, the protocol of VSE++. A tie counts
-against the model, or a collapsed one, to which all is equally near, would find everything. `chance` is what a random ranking gets.
+Several items may be correct (captions of one picture, drawings of one thing). For rank and R@k the best of them counts, the protocol of
+VSE++; for mAP all of them do. A tie counts against the model, or a collapsed one, to which all is equally near, would find everything.
+`chance` is what a random ranking gets.
 
 VSE++: Faghri et al., arXiv 1707.05612.
 """
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,9 +20,9 @@ from torch import Tensor
 
 
 def retrieval(
-    queries: Tensor, gallery: Tensor, query_ids: Any, gallery_ids: Any, *, ks: Sequence[int] = (1, 5, 10), chunk: int = 1024
+    queries: Tensor, gallery: Tensor, query_ids: Any, gallery_ids: Any, *, ks: Sequence[int] = (1, 5, 10), chunk: int = 256
 ) -> dict[str, float | int]:
-    """Rank the gallery for every query by dot product, and say how high the first correct item stands.
+    """Rank the gallery for every query by dot product, and say how high the correct items stand.
 
     Args:
         queries: `[N, D]` of unit length.
@@ -31,7 +33,7 @@ def retrieval(
         chunk: queries at a time: memory is chunk × M, never N × M.
 
     Returns:
-        `R@k` in percent, `median_rank` (1 is best), `queries` that counted, and `skipped`: those without a correct item, left out.
+        `R@k` and `mAP` in percent, `median_rank` (1 is best), `queries` that counted, and `skipped`: those that have no correct item.
 
     Raises:
         ValueError: shapes or ids do not fit, an embedding is not finite, or no query has a correct item.
@@ -44,19 +46,29 @@ def retrieval(
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: expected at least 1")
     columns = _wide(gallery).T
-    gallery_ids = gallery_ids.to(columns.device)
-    parts = zip(queries.split(chunk), query_ids.split(chunk), strict=True)
-    ranks = torch.cat([_ranks(_wide(part).to(columns), columns, ids.to(gallery_ids), gallery_ids) for part, ids in parts])
-    if not len(ranks):
+    query_ids, gallery_ids = query_ids.to(columns.device), gallery_ids.to(columns.device)
+    answered = torch.isin(query_ids, gallery_ids)
+    if not answered.any():
         raise ValueError(f"none of {len(queries)} queries has an item of its id in the gallery of {len(gallery)}")
-    recalls = {f"R@{k}": 100 * (ranks <= k).double().mean().item() for k in ks}
-    return {**recalls, "median_rank": ranks.double().quantile(0.5).item(), "queries": len(ranks), "skipped": len(queries) - len(ranks)}
+    asked = zip(queries[answered.to(queries.device)].split(chunk), query_ids[answered].split(chunk), strict=True)
+    parts = [_ranked(_wide(part).to(columns), columns, ids, gallery_ids) for part, ids in asked]
+    ranks, precisions = (torch.cat(each) for each in zip(*parts, strict=True))
+    return {
+        **{f"R@{k}": 100 * (ranks <= k).double().mean().item() for k in ks},
+        "mAP": 100 * precisions.mean().item(),
+        "median_rank": ranks.double().quantile(0.5).item(),
+        "queries": len(ranks),
+        "skipped": len(queries) - len(ranks),
+    }
 
 
 def chance(query_ids: Any, gallery_ids: Any, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """The R@k in percent that a random ranking is expected to get, exactly.
+    """The R@k and mAP in percent that a random ranking is expected to get, exactly.
 
-    For a query with c correct of M items, none of the first k is correct with probability C(M - c, k) / C(M, k).
+    For a query with c correct of M items, none of the first k is correct with probability C(M - c, k) / C(M, k). Place i is correct with
+    probability c / M, and each place before it then with (c - 1) / (M - 1), so that with H = 1 + 1/2 + ... + 1/M
+
+        E[AP] = (H + (c - 1) / (M - 1) (M - H)) / M
     """
     correct = Counter(torch.as_tensor(gallery_ids).tolist())
     total = correct.total()
@@ -69,31 +81,42 @@ def chance(query_ids: Any, gallery_ids: Any, ks: Sequence[int] = (1, 5, 10)) -> 
         miss = sum(n * (math.comb(total - c, first) / math.comb(total, first)) for c, n in counts.items())
         return 100 * (1 - miss / counts.total())
 
-    return {f"R@{k}": recall(k) for k in ks}
+    harmonic = sum(1 / place for place in range(1, total + 1))
+    precision = sum(n * (harmonic + (c - 1) / max(total - 1, 1) * (total - harmonic)) / total for c, n in counts.items())
+    return {**{f"R@{k}": recall(k) for k in ks}, "mAP": 100 * precision / counts.total()}
 
 
 def retrieve_both(
-    image: Tensor, text: Tensor, image_ids: Any, text_ids: Any, pictures: Any = None, *, ks: Sequence[int] = (1, 5, 10), chunk: int = 1024
-) -> dict[str, dict[str, float | int]]:
-    """Both directions, "image->text" and "text->image", as `retrieval` gives them.
+    embeddings: Mapping[str, Tensor],
+    ids: Mapping[str, Any],
+    *,
+    same: Mapping[str, Any] | None = None,
+    ks: Sequence[int] = (1, 5, 10),
+    chunk: int = 256,
+) -> dict[str, dict[str, Any]]:
+    """Both directions between two modalities, such as "image->text" and "text->image", as `retrieval` gives them, with their `chance`.
 
     Args:
-        image: `[N, D]`, a row a picture, or the same picture again for each of its captions.
-        text: `[M, D]`.
-        image_ids: `[N]` integers.
-        text_ids: `[M]` integers, equal to a picture's where it is described.
-        pictures: `[N]` integers, equal where rows hold the same picture, which then is one query and one item; by default all differ.
+        embeddings: of two modalities, each `[N, D]` with an N of its own.
+        ids: of the same two, each `[N]` integers; rows of the two belong together where they are equal.
+        same: of either or both, `[N]` integers, equal where rows hold the very same thing (a picture again for each of its captions),
+            which then is one query and one item; by default all differ.
 
     Raises:
-        ValueError: also where one picture has several ids.
+        ValueError: not two modalities, or rows of the very same thing with several ids; also what `retrieval` raises.
     """
-    if pictures is not None:
-        first, image_ids = _distinct(pictures, image_ids)
-        image = image[first.to(image.device)]
-    return {
-        "image->text": retrieval(image, text, image_ids, text_ids, ks=ks, chunk=chunk),
-        "text->image": retrieval(text, image, text_ids, image_ids, ks=ks, chunk=chunk),
-    }
+    same = same or {}
+    if len(embeddings) != 2 or set(ids) != set(embeddings) or not set(same) <= set(embeddings):
+        raise ValueError(f"expected ids of two modalities, got embeddings of {list(embeddings)}, ids of {list(ids)}, same of {list(same)}")
+    sides = {name: _distinct(name, x, torch.as_tensor(ids[name]), same.get(name)) for name, x in embeddings.items()}
+
+    def way(one: str, other: str) -> dict[str, Any]:
+        (queries, query_ids), (gallery, gallery_ids) = sides[one], sides[other]
+        found = retrieval(queries, gallery, query_ids, gallery_ids, ks=ks, chunk=chunk)
+        return {**found, "chance": chance(query_ids, gallery_ids, ks)}
+
+    one, other = sides
+    return {f"{one}->{other}": way(one, other), f"{other}->{one}": way(other, one)}
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -101,27 +124,38 @@ def _wide(x: Tensor) -> Tensor:
     return (x.cpu() if x.device.type == "mps" else x).double()  # Apple's GPUs have no float64
 
 
-def _ranks(queries: Tensor, columns: Tensor, query_ids: Tensor, gallery_ids: Tensor) -> Tensor:
+def _ranked(queries: Tensor, columns: Tensor, query_ids: Tensor, gallery_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The rank of the best correct item and the average precision, both `[queries]`; each query has a correct item."""
     # float64, then rounded: in float32 the products of equal rows may differ in the last bit from column to column, and a tie would be lost
     scores = (queries @ columns).float()
     correct = query_ids[:, None] == gallery_ids[None, :]
-    best = scores.masked_fill(~correct, -math.inf).amax(1, keepdim=True)
-    ranks = 1 + ((scores >= best) & ~correct).sum(1)
-    return ranks[correct.any(1)]
+    counts = correct.sum(1, keepdim=True)
+    most = int(counts.max())
+    steps = scores.masked_fill(~correct, math.inf).topk(most, largest=False).values  # the correct ones, worst first, then infinity
+    passed = torch.searchsorted(steps, scores, right=True)  # how many correct items stand no higher than each item
+    passed.masked_fill_(correct, 0).add_(torch.arange(len(scores), device=scores.device)[:, None] * (most + 1))
+    passing = torch.bincount(passed.flatten(), minlength=len(scores) * (most + 1)).view(-1, most + 1)  # wrong items, by how many they pass
+    wrong = passing.flip(1).cumsum(1).flip(1)[:, 1:]  # at or above each correct item
+    place = counts - torch.arange(most, device=scores.device)  # among the correct ones, 1 is the best; below 1 there is none
+    precision = (place.double() / (place + wrong)).masked_fill(place < 1, 0).sum(1)
+    return 1 + wrong.gather(1, counts - 1).squeeze(1), precision / counts.squeeze(1)
 
 
-def _distinct(pictures: Any, ids: Any) -> tuple[Tensor, Tensor]:
-    """The first row of each distinct picture, in order of appearance, and its id."""
-    pictures, ids = torch.as_tensor(pictures).cpu(), torch.as_tensor(ids).cpu()
-    if pictures.shape != ids.shape:
-        raise ValueError(f"pictures: expected {len(ids)} integers, one a row, got shape {list(pictures.shape)}")
+def _distinct(name: str, x: Tensor, ids: Tensor, same: Any) -> tuple[Tensor, Tensor]:
+    """The first row of each distinct thing, in order of appearance, and its id."""
+    _check(name, x, ids)
+    if same is None:
+        return x, ids
+    same, ids = torch.as_tensor(same).cpu(), ids.cpu()
+    if same.shape != ids.shape:
+        raise ValueError(f"{name}: same: expected {len(ids)} integers, one a row, got shape {list(same.shape)}")
     first: dict[int, int] = {}
-    for row, picture in enumerate(pictures.tolist()):
-        start = first.setdefault(picture, row)
+    for row, thing in enumerate(same.tolist()):
+        start = first.setdefault(thing, row)
         if ids[start] != ids[row]:
-            raise ValueError(f"rows {start} and {row} hold the same picture but have the ids {int(ids[start])} and {int(ids[row])}")
+            raise ValueError(f"{name}: rows {start} and {row} are the same but have the ids {int(ids[start])} and {int(ids[row])}")
     rows = torch.tensor(list(first.values()), dtype=torch.int64)
-    return rows, ids[rows]
+    return x[rows.to(x.device)], ids[rows]
 
 
 def _check(name: str, x: Tensor, ids: Tensor) -> None:

@@ -25,7 +25,8 @@ from torch import nn
 from ..backbones.weights import save_model
 from ..datasets.data import Row, Split
 from ..datasets.picture import read_picture
-from ..evaluate.retrieval import chance, retrieve_both
+from ..evaluate.geometry import geometry, warning
+from ..evaluate.retrieval import retrieve_both
 from ..joint import JointEmbedding
 from ..progress import console, tracked
 from .config import TrainConfig
@@ -36,6 +37,7 @@ from .task import Task
 
 Prepare = Callable[[list[Any]], torch.Tensor]
 _CHUNK = 256  # rows that a frozen tower reads at a time
+_SETTLED = 0.25  # of a training: before, embeddings that lie close together are nothing to worry about
 
 
 def raw_value(row: Row, name: str, columns: Sequence[str] = ()) -> Any | None:
@@ -316,21 +318,34 @@ class Align(Task):
         embeddings, indices = self.embed_all(batches, model)
         ids, pictures = torch.from_numpy(split.ids), torch.from_numpy(split.pictures)
         metrics: dict[str, Any] = {}
+        shapes: dict[str, dict[str, Any]] = {}
         recalls = []
         for one, other in self.joint.pairs:
             if one not in embeddings or other not in embeddings:
                 continue
-            first, second = indices[one], indices[other]
-            same = pictures[first] if one == "image" else None
-            both = retrieve_both(embeddings[one], embeddings[other], ids[first], ids[second], same)
-            ways = {f"{one}->{other}": both["image->text"], f"{other}->{one}": both["text->image"]}
-            expected = {f"{one}->{other}": chance(ids[first], ids[second]), f"{other}->{one}": chance(ids[second], ids[first])}
-            for way, found in ways.items():
-                metrics[way] = {**found, "chance": expected[way]}
-                recalls.append(found["R@1"])
+            rows = {name: indices[name] for name in (one, other)}
+            both = retrieve_both(
+                {name: embeddings[name] for name in rows},
+                {name: ids[each] for name, each in rows.items()},
+                same={name: pictures[each] for name, each in rows.items() if name == "image"},
+            )
+            metrics |= both
+            recalls += [found["R@1"] for found in both.values()]
+            shapes[f"{one}-{other}"] = self._shape(one, other, embeddings, rows, ids)
         if not recalls:
             raise ValueError("evaluation: no row has both modalities of a pair")
-        return {"R@1": sum(recalls) / len(recalls), **metrics}
+        return {"R@1": sum(recalls) / len(recalls), **metrics, "geometry": shapes}
+
+    def _shape(self, one: str, other: str, embeddings: Mapping, rows: Mapping, ids: torch.Tensor) -> dict[str, Any]:
+        """How the rows that have both lie in the joint space; what has collapsed after the first quarter of a training is warned of."""
+        both = rows[one][torch.isin(rows[one], rows[other])]
+        if not len(both):
+            return {}
+        first, second = (embeddings[name][torch.searchsorted(rows[name], both)] for name in (one, other))
+        measured = geometry(first, second, ids[both], names=(one, other))
+        if self.progress >= _SETTLED and (told := warning(measured)):
+            console.print(f"warning: {one}-{other}: {told}", soft_wrap=True, highlight=False)
+        return measured
 
     def describe(self) -> dict[str, Any]:
         pictures = {name: json.loads(json.dumps(asdict(preprocess))) for name, preprocess in self.preprocess.items()}
