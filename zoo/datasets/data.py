@@ -25,6 +25,7 @@ class Split(Sequence[Row]):
         ids: `[size]` int64, equal where rows show the same thing (positives of each other); by default every row is its own.
         pictures: `[size]` int64, equal where rows hold the very same picture (several captions of one picture); by default all differ.
         words: index to the row's `text` ("" where it has none), for readers that can tell it without opening the picture.
+        paths: index to the path of the row's picture ("" where it has none), for readers of files.
     """
 
     size: int
@@ -33,6 +34,7 @@ class Split(Sequence[Row]):
     ids: np.ndarray = field(default=None, repr=False)  # type: ignore[arg-type]  # filled in below
     pictures: np.ndarray = field(default=None, repr=False)  # type: ignore[arg-type]  # filled in below
     words: Callable[[int], str] | None = field(default=None, repr=False)
+    paths: Callable[[int], str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("ids", "pictures"):
@@ -53,8 +55,8 @@ class Split(Sequence[Row]):
     def take(self, indices: Sequence[int] | np.ndarray) -> "Split":
         """The rows at these indices, in this order."""
         chosen = np.asarray(indices, dtype=np.int64)
-        words = None if self.words is None else partial(_chosen, self.words, chosen)
-        return Split(len(chosen), partial(_chosen, self.read, chosen), self.columns, self.ids[chosen], self.pictures[chosen], words)
+        words, paths = (None if each is None else partial(_chosen, each, chosen) for each in (self.words, self.paths))
+        return Split(len(chosen), partial(_chosen, self.read, chosen), self.columns, self.ids[chosen], self.pictures[chosen], words, paths)
 
     def texts(self) -> Iterator[str]:
         """The `text` of every row, in order, "" where there is none."""

@@ -103,7 +103,8 @@ def read_manifest(path: str | PathLike[str]) -> Data:
             texts=tuple(lines[row][1]["text"] for row in rows),
         )
         columns = ("image", *(("label",) if (reader.labels >= 0).any() else ()), *(("text",) if any(reader.texts) else ()))
-        return Split(len(rows), reader, columns, ids=ids[rows], pictures=pictures[rows], words=reader.texts.__getitem__)
+        told = {"words": reader.texts.__getitem__, "paths": reader.paths.__getitem__}
+        return Split(len(rows), reader, columns, ids=ids[rows], pictures=pictures[rows], **told)
 
     return Data(
         name=str(manifest),
