@@ -141,7 +141,7 @@ class TestFile:
         assert again.shown == index.shown and again.about == index.about
         assert [file.name for file in (tmp_path / "new").iterdir()] == ["index.safetensors"]
         plain = safetensors.torch.load_file(tmp_path / "new" / "index.safetensors")
-        assert json.loads(bytes(plain["shown"].tolist())) == index.shown
+        assert json.loads(bytes(plain["json"].tolist()))["shown"] == index.shown
 
     def test_none(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no such index"):
@@ -157,27 +157,18 @@ class TestFile:
                 Index.load(tmp_path)
 
     def test_a_byte_changed_anywhere(self, tmp_path):
-        """It is refused, or what was changed was no part of the index."""
-        index = an_index()
-        index.save(tmp_path)
+        an_index().save(tmp_path)
         file = tmp_path / "index.safetensors"
         whole = file.read_bytes()
-        refused = 0
         for place in range(0, len(whole), 13):
             file.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-            try:
-                again = Index.load(tmp_path)
-            except ValueError:
-                refused += 1
-                continue
-            assert again.changed(index.about) or (torch.equal(again.embeddings["image"], index.embeddings["image"]))
-            assert again.changed(index.about) or again.shown == index.shown
-        assert refused > 0.9 * len(range(0, len(whole), 13))
+            with pytest.raises(ValueError, match="is damaged"):
+                Index.load(tmp_path)
 
     def test_a_write_that_does_not_end(self, tmp_path, monkeypatch):
         an_index().save(tmp_path)
 
-        def dies(tensors, file, header):
+        def dies(tensors, file):
             file.write_bytes(b"half")
             raise KeyboardInterrupt
 

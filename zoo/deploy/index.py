@@ -145,19 +145,21 @@ class Index:
         if cells is None:
             cells = build_cells(embeddings.numpy())
             if self.folder:
-                for old in self.folder.glob(f"{modality}-*.faiss"):
-                    old.unlink(missing_ok=True)
-                _replace(self.folder / name, write_cells(cells))
+                with suppress(OSError, RuntimeError):  # a folder that cannot be written into: they are made again the next time
+                    for old in self.folder.glob(f"{modality}-*.faiss"):
+                        old.unlink(missing_ok=True)
+                    _replace(self.folder / name, write_cells(cells))
         self._cells[modality] = cells
         return cells
 
     def save(self, folder: Path) -> None:
-        """Write it into the folder: safetensors, what is shown as JSON in the tensor `shown`, what it was made of in the header."""
-        tensors = {"shown": torch.frombuffer(bytearray(json.dumps(self.shown).encode()), dtype=torch.uint8)}
+        """Write it into the folder: embeddings and rows as safetensors, with the rest as JSON in the tensor `json`."""
+        rest = json.dumps({"about": self.about, "shown": self.shown}).encode()
+        tensors = {"json": torch.frombuffer(bytearray(rest), dtype=torch.uint8)}
         for name, each in self.embeddings.items():
             tensors |= {f"embeddings.{name}": each.contiguous(), f"rows.{name}": self.rows[name].contiguous()}
-        header = {"about": json.dumps(self.about), "crc32": str(_checksum(tensors))}
-        _replace(folder / _FILE, lambda file: safetensors.torch.save_file(tensors, file, header))
+        tensors["crc32"] = torch.tensor(_checksum(tensors))
+        _replace(folder / _FILE, lambda file: safetensors.torch.save_file(tensors, file))
         self.folder = folder
 
     @classmethod
@@ -172,18 +174,16 @@ class Index:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such index")
         try:
-            with safetensors.safe_open(path, "pt") as file:
-                header = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
-            if header["crc32"] != str(_checksum(tensors)):
+            tensors = safetensors.torch.load(path.read_bytes())  # load_file opens it twice, and in between it may have been replaced
+            if int(tensors.pop("crc32")) != _checksum(tensors):
                 raise ValueError("its checksum is another")
-            shown = json.loads(tensors.pop("shown").numpy().tobytes())
+            rest = json.loads(tensors.pop("json").numpy().tobytes())
             parts: dict[str, dict[str, Tensor]] = {"embeddings": {}, "rows": {}}
             for key, tensor in tensors.items():
                 kind, _, name = key.partition(".")
                 parts[kind][name] = tensor
-            return cls(**parts, shown=shown, about=json.loads(header["about"]), folder=folder)
-        except (safetensors.SafetensorError, OSError, LookupError, ValueError, TypeError) as error:
+            return cls(parts["embeddings"], parts["rows"], rest["shown"], rest["about"], folder)
+        except (safetensors.SafetensorError, OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
             why = str(error).partition("\n")[0] or type(error).__name__
             raise ValueError(f"{path} is damaged ({why})") from error
 
