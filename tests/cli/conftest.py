@@ -64,7 +64,7 @@ def classifier(disk, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def joint(disk, tmp_path_factory) -> Path:
-    """A trained run; not to be written into."""
+    """A trained run; not to be written into, but for the index that a search keeps there."""
     out = tmp_path_factory.mktemp("runs") / "joint"
     assert run(["train", *JOINT, "--data", str(disk.manifest), "--out", str(out), *SMALL]) == 0
     return out

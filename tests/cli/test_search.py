@@ -1,7 +1,11 @@
 """zoo search: what is nearest to a text or to a picture."""
 
+import shutil
+
 import pytest
 from PIL import Image
+
+from zoo import build
 
 
 def test_a_text_as_json(zoo, joint):
@@ -59,3 +63,113 @@ def test_what_is_asked_wrongly(mistake, joint, classifier, disk, tmp_path):
 def test_a_drawing_that_cannot_be_written(mistake, joint, disk, tmp_path):
     assert "Format 'xyz' is not supported" in mistake("search", joint, "dark", "--out", tmp_path / "grid.xyz")
     assert str(disk.manifest) in mistake("search", joint, "dark", "--out", disk.manifest / "grid.png")
+
+
+@pytest.fixture
+def own(joint, disk, tmp_path):
+    """A run and a manifest to be written into: (run, folder, manifest); two eval lines of one picture, two of one caption."""
+    run, folder = tmp_path / "run", tmp_path / "pictures"
+    shutil.copytree(joint, run, ignore=shutil.ignore_patterns("index"))
+    shutil.copytree(disk.folder, folder)
+    manifest = tmp_path / "own.csv"
+    lines = ["dark/0.png,nought,eval", "dark/0.png,zero,eval", "dark/2.png,two,eval", "bright/1.png,two,eval", "bright/3.png,three,train"]
+    manifest.write_text("\n".join(["image,caption,split", *(f"pictures/{line}" for line in lines)]) + "\n")
+    return run, folder, manifest
+
+
+@pytest.fixture
+def ask(zoo, own):
+    """ask("two", ...): the results of a search in the manifest; `ask.said` is what was said beside."""
+
+    def call(*arguments):
+        said = zoo("search", own[0], *arguments, "--data", own[2], "--json")
+        assert said.code == 0, said.err
+        call.said = said.err
+        return said.json["results"]
+
+    return call
+
+
+def texts(results):
+    return sorted(result["text"] for result in results)
+
+
+def test_the_second_search_reads_no_row(ask, zoo, own, monkeypatch):
+    first = ask("two")
+    monkeypatch.setattr(build, "open_data", None)
+    assert ask("two") == first and ask.said == ""
+    assert "'NoneType' object is not callable" in zoo("search", own[0], "two", "--data", own[2], "--rebuild").err
+
+
+def test_a_picture_and_a_caption_are_shown_once(ask, own):
+    picture = own[1] / "dark" / "0.png"
+    assert sorted(result["row"] for result in ask("two")) == [0, 2, 3]
+    assert texts(ask("two", "--to", "text")) == ["nought", "two", "zero"]
+    (best,) = ask("two", "--to", "text", "-k", "1")
+    assert best["row"] == 2 and best["text"] == "two" and best["score"] == pytest.approx(1, abs=1e-5)
+    assert texts(ask("--image", picture, "--to", "text")) == ["nought", "two", "zero"]
+    (best,) = ask("--image", picture, "-k", "1")
+    assert best["row"] == 0 and best["path"] == str(picture) and ask(picture, "--from", "image", "-k", "1") == [best]
+
+
+def test_splits(ask):
+    assert texts(ask("two", "--split", "train")) == ["three"]
+    found = ask("two", "--split", "all", "--to", "text")
+    assert sorted((result["split"], result["text"]) for result in found) == [
+        *(("eval", text) for text in ("nought", "two", "zero")),
+        ("train", "three"),
+    ]
+    scores = [result["score"] for result in found]
+    assert scores == sorted(scores, reverse=True) and found[0]["text"] == "two"
+
+
+def test_a_picture_of_both_splits_is_shown_once(ask, own):
+    own[2].write_text(own[2].read_text() + "pictures/dark/2.png,two,train\n")
+    for to in ("image", "text"):
+        found = ask("two", "--split", "all", "--to", to, "-k", "20")
+        assert len(found) == 4 and sum(result["text"] == "two" and "dark" in result["path"] for result in found) == 1
+
+
+def test_what_has_changed_is_embedded_again(ask, own):
+    run, folder, manifest = own
+    ask("two")
+    manifest.write_text(manifest.read_text().replace("zero", "none"))
+    assert texts(ask("two", "--to", "text")) == ["none", "nought", "two"]
+    assert ask.said.count("\n") == 1 and "the data has changed since" in ask.said
+    manifest.write_text(manifest.read_text() + "pictures/bright/5.png,five,eval\n")
+    before = {result["row"]: result["score"] for result in ask("two")}
+    assert before.keys() == {0, 2, 3, 4} and "the data has changed" in ask.said
+    (folder / "bright" / "7.png").replace(folder / "dark" / "2.png")
+    after = {result["row"]: result["score"] for result in ask("two")}
+    assert f"{folder / 'dark' / '2.png'} has changed since" in ask.said
+    assert after[2] != before[2] and after[3] == pytest.approx(before[3], abs=1e-5)
+    (run / "config.json").write_text((run / "config.json").read_text() + "\n")
+    ask("two")
+    assert "the model has changed since" in ask.said
+    ask("two")
+    assert ask.said == ""
+
+
+def test_a_picture_that_cannot_be_read(mistake, own):
+    run, folder, manifest = own
+    broken = folder / "dark" / "2.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    told = mistake("search", run, "two", "--data", manifest)
+    assert "own.csv, line 4" in told and str(broken) in told
+
+
+def test_texts_as_a_table_and_a_drawing(zoo, own, tmp_path):
+    said = zoo("search", own[0], "two", "--data", own[2], "--to", "text", "--out", tmp_path / "grid.png")
+    assert said.code == 0 and "nought" in said.out and "eval" in said.out and (tmp_path / "grid.png").is_file()
+
+
+def test_modalities_and_splits_that_are_not_there(mistake, own):
+    run, folder, manifest = own
+    assert "--to imgae: expected a modality of the run (image, text); did you mean 'image'" in mistake(
+        "search", run, "two", "--to", "imgae"
+    )
+    assert "--from txet" in mistake("search", run, "two", "--from", "txet")
+    assert "--split evl: expected which rows (eval, train, all); did you mean 'eval'" in mistake("search", run, "two", "--split", "evl")
+    assert "no text to find among" in mistake("search", run, "two", "--data", folder, "--to", "text")
+    manifest.write_text("image,caption,split\npictures/dark/0.png,zero,train\n")
+    assert "has no eval rows to search; give --split train" in mistake("search", run, "two", "--data", manifest)

@@ -8,11 +8,12 @@ import timm
 import typer
 
 from ..build import create_task, load_run, open_data
+from ..deploy import build_index, kept_index, model_digest
 from ..train import Align, TrainConfig, evaluate, fit
 from ..train.engine import Engine
 from ..train.randomness import seed_everything
 from .app import Debug, app, console, print_table
-from .search import draw_results, embed_query, embed_split, nearest_rows
+from .search import draw_results, embed_query, nearest_items
 
 DIGITS = {"cbam": "effnet_cbam_b0", "se": "effnet_se_b0"}
 GLYPHS = {"image": "effnet_cbam_b0", "text": "transformer"}
@@ -51,8 +52,10 @@ def demo(
     )
 
     console.rule("what came out", align="left")
+    model = model_digest(out / "glyphs")
     run = load_run(out / "glyphs")
-    assert isinstance(run.task, Align)
+    task = run.task
+    assert isinstance(task, Align)
     split = run.open_data().eval
     again = evaluate(load_run(out / "digits-cbam").task, open_data("digits").eval)
     readable = timm.create_model(f"local-dir:{out / 'digits-cbam'}", pretrained=True)
@@ -66,11 +69,11 @@ def demo(
     )
 
     engine = Engine()
-    embeddings, places = embed_split(run.task, split, engine)
+    index = kept_index(run.path, glyphs, "eval", lambda: build_index(task, split, engine), model=model)
     results = []
     for query in QUERIES:
-        near = nearest_rows(embed_query(run.task, engine, text=query), embeddings["image"], places["image"], split.pictures, 6)
-        results.append((query, [(split[row]["image"], split[row]["text"]) for row, _ in near]))
+        near = nearest_items({"eval": index}, "image", embed_query(task, engine, text=query), 6)
+        results.append((query, [(split[row]["image"], shown["text"]) for _, row, _, shown in near]))
         console.print(f"{query!r} -> {', '.join(words for _, words in results[-1][1][:3])}", highlight=False, soft_wrap=True)
     picture = draw_results(results, out / "search.png")
 

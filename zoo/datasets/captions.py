@@ -30,6 +30,9 @@ class _Captions:
     def cells(self, index: int) -> Row:
         return {"text": self.texts[index]}
 
+    def path(self, index: int) -> str:
+        return self.files[self.rows[index]]
+
 
 def captioned(
     source: Path, folders: Sequence[str], captions: Mapping[str, Sequence[str]], splits: Mapping[str, str], held: str | None
@@ -77,7 +80,7 @@ def captioned(
         rows = np.repeat(np.arange(len(chosen)), [len(captions[name]) for name in chosen])
         ids = np.array([number[name] for name in chosen], dtype=np.int64)[rows]
         reader = _Captions(tuple(str(root / name) for name in chosen), texts, rows)
-        return Split(len(texts), reader, ("image", "text"), ids=ids, pictures=ids, cells=reader.cells)
+        return Split(len(texts), reader, ("image", "text"), ids=ids, pictures=ids, cells=reader.cells, paths=reader.path)
 
     both = split(sides[0]), split(sides[1])
     about = f"{len(both[0]) + len(both[1]):,} captions of {len(names):,} pictures"

@@ -26,6 +26,7 @@ class Split(Sequence[Row]):
         ids: `[size]` int64, equal where rows show the same thing (positives of each other); by default every row is its own.
         pictures: `[size]` int64, equal where rows hold the very same picture (several captions of one picture); by default all differ.
         cells: index to the row without its picture, for readers that can tell it without opening the picture.
+        paths: index to the path of the row's picture ("" where it has none), for readers of files.
     """
 
     size: int
@@ -34,6 +35,7 @@ class Split(Sequence[Row]):
     ids: np.ndarray = field(default=None, repr=False)  # type: ignore[arg-type]  # filled in below
     pictures: np.ndarray = field(default=None, repr=False)  # type: ignore[arg-type]  # filled in below
     cells: Callable[[int], Row] | None = field(default=None, repr=False)
+    paths: Callable[[int], str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("ids", "pictures"):
@@ -54,8 +56,8 @@ class Split(Sequence[Row]):
     def take(self, indices: Sequence[int] | np.ndarray) -> "Split":
         """The rows at these indices, in this order."""
         chosen = np.asarray(indices, dtype=np.int64)
-        cells = None if self.cells is None else partial(_chosen, self.cells, chosen)
-        return Split(len(chosen), partial(_chosen, self.read, chosen), self.columns, self.ids[chosen], self.pictures[chosen], cells)
+        cells, paths = (None if each is None else partial(_chosen, each, chosen) for each in (self.cells, self.paths))
+        return Split(len(chosen), partial(_chosen, self.read, chosen), self.columns, self.ids[chosen], self.pictures[chosen], cells, paths)
 
     def without_pictures(self) -> Iterator[Row]:
         """Every row, in order; where the reader can tell rows without opening their pictures, without `image`."""
@@ -71,7 +73,7 @@ class Split(Sequence[Row]):
         return (row.get("text", "") for row in self.without_pictures())
 
 
-def _chosen(read: Callable[[int], Row], chosen: np.ndarray, index: int) -> Row:  # by name, so that a Split can be pickled
+def _chosen(read: Callable[[int], Any], chosen: np.ndarray, index: int) -> Any:  # by name, so that a Split can be pickled
     return read(int(chosen[index]))
 
 

@@ -126,7 +126,9 @@ def read_manifest(path: str | PathLike[str]) -> Data:
             texts=tuple(lines[row][1]["text"] for row in rows),
             own={name: tuple(lines[row][1].get(name) for row in rows) for name in own},
         )
-        return Split(len(rows), reader, reader.columns, ids=ids[rows], pictures=pictures[rows], cells=reader.cells)
+        return Split(
+            len(rows), reader, reader.columns, ids=ids[rows], pictures=pictures[rows], cells=reader.cells, paths=reader.paths.__getitem__
+        )
 
     return Data(
         name=str(manifest),

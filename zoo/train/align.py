@@ -143,25 +143,26 @@ class Align(Task):
     def look(self, train: Split, engine: Engine) -> None:
         """Warn of what can not be learned from, and let the frozen towers read their rows once: what they say never changes."""
         self._known = {}
-        read = [name for name in self.columns if name not in self.preprocess]
-        values: dict[str, list[Any]] = {name: [] for name in read}
-        for row in train.without_pictures():
-            for name in read:
-                values[name].append(raw_value(row, name, self.tables.get(name, ())))
-        for name, each in values.items():
-            there = [index for index, value in enumerate(each) if value is not None]
-            if len(there) > 1 and len({str(each[index]) for index in there}) == 1:
-                only = str(each[there[0]])[:60]
+        values: dict[str, list[Any]] = {name: [] for name in self.columns}
+        for index, row in enumerate(train.without_pictures()):
+            for name, its in values.items():
+                its.append(self._told(train, index, row, name))
+        for name, its in values.items():
+            there = [index for index, value in enumerate(its) if value is not None]
+            if len(there) > 1 and len({str(its[index]) for index in there}) == 1:
+                only = str(its[there[0]])[:60]
                 console.print(f"warning: all {len(there)} training rows have the same {name} ({only}): nothing there tells them apart")
-            if name in self.joint.frozen and there:
-                self._known[name] = self._read_once(name, each, there, engine)
+            if name in self.joint.frozen and name not in self.preprocess and there:
+                self._known[name] = self._read_once(name, its, there, engine)
         for one, other in self.joint.pairs:
-            if (
-                one in values
-                and other in values
-                and not any(a is not None and b is not None for a, b in zip(values[one], values[other], strict=True))
-            ):
+            if not any(a is not None and b is not None for a, b in zip(values[one], values[other], strict=True)):
                 raise ValueError(f"the pair {one}-{other} has nothing to learn from: no training row has both")
+
+    def _told(self, train: Split, index: int, row: Row, name: str) -> Any | None:
+        """What can be told of a modality in a row without opening its picture; None where there is nothing."""
+        if name == "image" and name in self.preprocess:
+            return index if train.paths is None else train.paths(index) or None
+        return raw_value(row, name, self.tables.get(name, ()))
 
     @torch.no_grad()
     def _read_once(self, name: str, values: list[Any], there: list[int], engine: Engine) -> torch.Tensor:
