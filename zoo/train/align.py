@@ -119,6 +119,7 @@ class Align(Task):
         self.tables = {name: tuple(columns) for name, columns in (tables or {}).items()}
         self.preprocess, self.description = dict(preprocess), dict(description)
         self._collate = _Collate({name: prepare[name] for name in joint.modalities})
+        self._warned: set[tuple[str, str]] = set()
         self._known: dict[str, torch.Tensor] = {}  # features of the training rows by frozen towers
 
     @property
@@ -344,7 +345,8 @@ class Align(Task):
             return {}
         first, second = (embeddings[name][torch.searchsorted(rows[name], both)] for name in (one, other))
         measured = geometry(first, second, ids[both], names=(one, other))
-        if self.progress >= _SETTLED and (told := warning(measured)):
+        if self.progress >= _SETTLED and (told := warning(measured)) and (one, other) not in self._warned:
+            self._warned.add((one, other))
             console.print(f"warning: {one}-{other}: {told}", soft_wrap=True, highlight=False)
         return measured
 
