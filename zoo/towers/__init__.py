@@ -1,5 +1,6 @@
 """Encoders of everything that is not a picture: raw values to `[B, num_features]`. A file a tower, named as registered."""
 
 from .bag import Bag as Bag
+from .clip_text import ClipText as ClipText
 from .tokenizer import Tokenizer as Tokenizer
 from .transformer import Transformer as Transformer
