@@ -12,7 +12,7 @@ from registry import TOWERS
 TEXTS = ["greek small letter alpha", "a", "", "latin capital letter a with macron and acute"]
 TOKENIZER = zoo.towers.Tokenizer.train(TEXTS * 2)
 SMALL = {"width": 32, "max_length": 24}
-TEXT_TOWERS = [name for name in sorted(TOWERS) if name in ("bag", "transformer")]
+TEXT_TOWERS = [name for name in sorted(TOWERS) if name in ("bag", "clip_text", "transformer")]
 
 
 @pytest.fixture(params=TEXT_TOWERS)

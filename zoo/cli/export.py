@@ -123,8 +123,8 @@ def export(
 ) -> None:
     """A run as a folder that another library loads, and a check that it says the same there.
 
-    zoo export runs/x --to open_clip --out exported    of image=... text=clip_text; open_clip.create_model_and_transforms("local-dir:exported")
-    zoo export runs/x --to timm --out exported         the picture network; timm.create_model("local-dir:exported", pretrained=True)
+    zoo export runs/x --to open_clip --out exported    both towers of image=... text=clip_text, for "local-dir:exported" in open_clip
+    zoo export runs/x --to timm --out exported         the picture network, for "local-dir:exported" in timm
     """
     if to not in _FILES:
         raise ValueError(f"to: expected {' or '.join(_FILES)}, got {to!r}; {nearest(to, list(_FILES))}")

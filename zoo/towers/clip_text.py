@@ -53,10 +53,10 @@ class ClipText(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """CLIP's own for the layers; the end token starts near zero.
+        """Layers as CLIP starts them, tokens with std 1 and positions with 0.1 as in `transformer`, and the end token near zero.
 
-        The feature is read at the end token, where every text has the same token: what attention brings there must outweigh it, or all
-        texts begin alike. Attention that starts at 0.02, as in `transformer`, brings a tenth of that.
+        The feature is read at the end token, which all texts have: what attention brings there must outweigh it. With an end token like the
+        others, or layers that start at 0.02, the features of five different words have a cosine of 0.9; so they have 0.45.
         """
         width, depth = self.num_features, len(self.blocks)
         for name, parameter in self.named_parameters():
@@ -66,10 +66,10 @@ class ClipText(nn.Module):
                 nn.init.normal_(parameter, std=std * (2 * depth) ** -0.5 if residual else std)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
-        nn.init.normal_(self.tokens.weight, std=TOKEN_STD)
-        nn.init.normal_(self.positions, std=POS_STD)
+        nn.init.normal_(self.tokens.weight, std=1.0)
+        nn.init.normal_(self.positions, std=0.1)
         with torch.no_grad():
-            self.tokens.weight[self.tokenizer.end] *= END_SCALE
+            self.tokens.weight[self.tokenizer.end] *= 0.02
 
     def no_weight_decay(self) -> set[str]:
         return {"tokens.weight", "positions"}
@@ -87,7 +87,5 @@ class ClipText(nn.Module):
         for block in self.blocks:
             x = block(x, before)
         end = (ids == self.tokenizer.end).int().argmax(1)  # padding comes behind it, where it is not seen
-        return self.norm(x[torch.arange(len(ids), device=ids.device), end])
+        return self.norm(x[torch.arange(ids.shape[0], device=ids.device), end])
 
-
-TOKEN_STD, POS_STD, END_SCALE = 1.0, 0.1, 0.02
