@@ -1,4 +1,4 @@
-"""CLIP's text tower: against attention written out, nothing seen ahead, read at the end token. open_clip's own: tests/deploy/test_open_clip.py."""
+"""CLIP's text tower: against attention written out, nothing seen ahead, read at the end token; against open_clip's in tests/deploy."""
 
 import pytest
 import torch

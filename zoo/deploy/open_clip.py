@@ -70,7 +70,7 @@ def _is(tower: Any, name: str, pixels: Tensor) -> bool:
         return False
     theirs.load_state_dict(state)
     ours = tower(pixels)
-    return torch.allclose(theirs.to(pixels.device).eval()(pixels), ours, rtol=1e-3, atol=1e-4 * ours.abs().max().item())
+    return torch.allclose(theirs.to(pixels.device).eval()(pixels), ours, rtol=1e-4, atol=1e-5 * ours.abs().max().item())
 
 
 def _name(tower: Any, preprocess: Preprocess) -> str:

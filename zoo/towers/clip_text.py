@@ -88,4 +88,3 @@ class ClipText(nn.Module):
             x = block(x, before)
         end = (ids == self.tokenizer.end).int().argmax(1)  # padding comes behind it, where it is not seen
         return self.norm(x[torch.arange(ids.shape[0], device=ids.device), end])
-
