@@ -80,7 +80,9 @@ def _name(tower: Any, preprocess: Preprocess) -> str:
         if _is(tower, name, pixels):
             return name
     _, args = origin(tower)
-    made = {key: value for key, value in args["base_args"].items() if value} or "other gates in some places"
+    own = {**args, **args["base_args"]}
+    told = {key: value for key, value in own.items() if value and key not in ("base", "base_args", "slots", "num_classes")}
+    made = "other gates in some places" if args["slots"] else told
     raise ValueError(
         f"image: open_clip builds a network by its name alone, and {names[0]} is another than this one, which has {made}; "
         "train one that its name describes"
