@@ -6,6 +6,7 @@ A user's mistake is one line and exit code 2; a defect of ours is one line and e
 from . import bench as bench
 from . import demo as demo
 from . import eval as eval
+from . import export as export
 from . import list as list
 from . import search as search
 from . import show as show

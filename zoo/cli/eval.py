@@ -14,7 +14,7 @@ from ..datasets import Data, Split
 from ..evaluate import class_embeddings, linear_probe, zero_shot
 from ..evaluate.zero_shot import TEMPLATES, read_templates
 from ..progress import tracked
-from ..train import Align, Classify, Preprocess
+from ..train import Align, Classify
 from ..train import evaluate as evaluate_task
 from ..train.engine import Engine
 from ..train.loader import Batch, InOrder, PreparedRows, load
@@ -71,14 +71,6 @@ def _labelled(opened: Run, data: str | None) -> Data:
     return found
 
 
-def _pictures(task: Any) -> Preprocess:
-    if not isinstance(task, Align):
-        return task.preprocess
-    if "image" not in task.preprocess:
-        raise ValueError(f"the run embeds {', '.join(task.columns)}, no image; this measure is of pictures")
-    return task.preprocess["image"]
-
-
 @torch.no_grad()
 def _embed_pictures(
     task: Any, data: Data, which: str, embed: Callable[[torch.Tensor], torch.Tensor], engine: Engine, batch_size: int | None, workers: int
@@ -91,7 +83,7 @@ def _embed_pictures(
     task.eval()
     once = split.take(np.sort(np.unique(split.pictures, return_index=True)[1]))
     plan = InOrder(len(once), batch_size or 2 * task.default_batch_size)
-    loader = load(PreparedRows(once, _Labelled(_pictures(task).transform(False)), 0), plan, _collate, workers=workers, pin=False)
+    loader = load(PreparedRows(once, _Labelled(task.of_pictures().transform(False)), 0), plan, _collate, workers=workers, pin=False)
     embedded, labels = [], []
     for batch in tracked(loader, len(plan), f"{which} pictures"):
         if batch:

@@ -1,4 +1,4 @@
-"""What a trained network is used for: how fast a gate is beside timm's class of the same idea, and an index to search in."""
+"""What a trained network is used for: an index to search in, folders that others load; and how fast it is, beside timm's and others'."""
 
 from .benchmark import Cost as Cost
 from .benchmark import Measured as Measured
@@ -9,3 +9,9 @@ from .index import Index as Index
 from .index import build_index as build_index
 from .index import kept_index as kept_index
 from .index import model_digest as model_digest
+from .open_clip import Difference as Difference
+from .open_clip import compare_open_clip as compare_open_clip
+from .open_clip import export_open_clip as export_open_clip
+from .open_clip import text_modality as text_modality
+from .timm import compare_timm as compare_timm
+from .timm import export_timm as export_timm

@@ -1,6 +1,7 @@
 """Encoders of everything that is not a picture: raw values to `[B, num_features]`. A file a tower, named as registered."""
 
 from .bag import Bag as Bag
+from .clip_text import ClipText as ClipText
 from .hf import HF as HF
 from .mlp import MLP as MLP
 from .sound import read_sound as read_sound

@@ -117,6 +117,16 @@ class Tokenizer:
         return hashlib.sha256(self._text.encode()).hexdigest()
 
     @property
+    def is_bytes(self) -> bool:
+        """Whether it reads raw bytes, without a vocabulary that was learned."""
+        return self._bpe is None
+
+    @property
+    def end(self) -> int:
+        """The id of the token that ends every text."""
+        return _BYTES_END if self._bpe is None else _END
+
+    @property
     def vocab_size(self) -> int:
         return _BYTES_END + 1 if self._bpe is None else self._bpe.get_vocab_size()
 

@@ -135,6 +135,11 @@ class Align(Task):
         if missing and (which == "train" or not possible):
             raise ValueError(f"the {which} rows have {', '.join(split.columns)}; this task also needs {', '.join(missing)}")
 
+    def of_pictures(self) -> Preprocess:
+        if "image" not in self.preprocess:
+            raise ValueError(f"the run embeds {', '.join(self.columns)}; there is no image tower")
+        return self.preprocess["image"]
+
     def prepare(self, training: bool) -> Callable[[Row], Row]:
         return _PrepareRow(self.columns, self.tables, {name: each.transform(training) for name, each in self.preprocess.items()})
 

@@ -89,6 +89,9 @@ class Classify(Task):
         self._mix = Mixup(mixup, cutmix, label_smoothing=smoothing, num_classes=len(classes)) if mixes else None
         self.criterion = create_classification_loss(**({"soft_targets": True} if mixes else {"smoothing": smoothing}))
 
+    def of_pictures(self) -> Preprocess:
+        return self.preprocess
+
     def prepare(self, training: bool) -> Callable[[Row], Row]:
         return _PrepareRow(self.preprocess.transform(training), len(self.classes))
 

@@ -18,6 +18,7 @@ from ..datasets.data import Row, Split
 from .config import TrainConfig
 from .engine import Engine
 from .loader import Batch
+from .preprocess import Preprocess
 
 
 class Task(TrainingTask):
@@ -63,6 +64,14 @@ class Task(TrainingTask):
         missing = [column for column in self.columns if column not in split.columns]
         if missing:
             raise ValueError(f"the {which} rows have {', '.join(split.columns)}; this task also needs {', '.join(missing)}")
+
+    def of_pictures(self) -> Preprocess:
+        """What becomes of the pictures of `image`.
+
+        Raises:
+            ValueError: the task reads none.
+        """
+        raise NotImplementedError
 
     def prepare(self, training: bool) -> Callable[[Row], Row]:
         """The function that turns a row of raw values into one that `collate` can put into a batch; it travels to workers."""
