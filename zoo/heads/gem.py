@@ -19,7 +19,9 @@ from registry import HEADS
 from ..layers.precision import at_least_float32
 from .pixels import pixels
 
-_ZERO = 1e-12  # stands for 0, which has no logarithm; a network in eval mode may well compute 1e-7 before it has learned its statistics
+_ZERO = (
+    1e-30  # stands for 0, which has no logarithm; below all that counts: a network may compute 1e-7 before it has learned its statistics
+)
 
 
 @HEADS.register("gem")
@@ -43,6 +45,8 @@ class GeM(nn.Module):
         self.p = nn.Parameter(torch.tensor([float(p)]))
         self.proj = nn.Linear(in_features, embed_dim, bias=False)
         nn.init.normal_(self.proj.weight, std=in_features**-0.5)
+        with torch.no_grad():  # f is all positive: what its channels have in common would be most of every embedding
+            self.proj.weight -= self.proj.weight.mean(1, keepdim=True)
 
     def no_weight_decay(self) -> set[str]:
         """Decay would pull p towards 0, which is neither mean nor maximum."""
