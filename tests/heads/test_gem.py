@@ -53,6 +53,17 @@ def test_the_plain_equation_is_not(p, value):
     assert not (y.isfinite() and x.grad.isfinite().all())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_takes_the_mean_in_float32(dtype):
+    """In float16 the stand-in for zero would be zero itself, and 64**3 would overflow."""
+    x = (64 * torch.randn(2, 6, 5, 4)).to(dtype).requires_grad_()
+    head = GeM(6, 4).to(dtype)
+    found = head.pool(x)
+    assert found.dtype == dtype and torch.equal(found, GeM(6, 4).pool(x.float()).to(dtype))
+    found.sum().backward()
+    assert x.grad.isfinite().all()
+
+
 def test_negatives_count_as_zero():
     x = torch.randn(2, 6, 5, 4)
     head = GeM(6, 4)

@@ -107,7 +107,7 @@ def test_one_row_in_training_mode_and_zeros(name, head):
 def test_any_width(name, width):
     started = time.perf_counter()
     head = build(name, width, 32)
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 5  # a fraction of a second, on a machine with nothing else to do
     assert head(features(name, batch=2, width=width, size=(2, 2))).isfinite().all()
 
 
@@ -152,10 +152,10 @@ def test_exports_with_any_batch(name, head):
 @pytest.mark.parametrize("length", [1.0, 1e-6], ids=["trained", "untrained in eval mode"])
 def test_starts_with_inputs_apart(name, length):
     """No constant may drown what the tower says, also not of a tower that has not learned the scale of its features (1e-6 is a B0's)."""
-    own = torch.randn(16, 24, *((1, 1) if reads(name) == "map" else ()))  # what a picture has all over
-    x = length * F.silu(own + features(name, batch=16))
+    own = torch.randn(16, 256, *((1, 1) if reads(name) == "map" else ()))  # what a picture has all over
+    x = length * F.silu(own + features(name, batch=16, width=256))
     vectors = x.mean((2, 3)) if x.dim() == 4 else x
-    assert together(build(name)(x)) < together(vectors) + 0.15
+    assert together(build(name, 256, 128)(x)) < together(vectors) + 0.15
 
 
 def together(x: torch.Tensor) -> float:
@@ -164,10 +164,10 @@ def together(x: torch.Tensor) -> float:
     return ((x @ x.T).sum() - len(x)).item() / (len(x) * (len(x) - 1))
 
 
-def test_starts_with_no_pixel_above_the_others(name, head):
+def test_starts_with_no_pixel_above_the_others(name):
     """The share of one pixel in the sensitivity of the embedding: 1/49 if all count alike, 1 if one is all that is seen."""
     if reads(name) == "map":
-        x = features(name, size=(7, 7)).requires_grad_()
-        head(x).square().sum().backward()
+        x = features(name, width=256, size=(7, 7)).requires_grad_()
+        build(name, 256, 128)(x).square().sum().backward()
         strength = x.grad.norm(dim=1).flatten(1)
-        assert (strength.amax(1) / strength.sum(1) < 0.15).all()
+        assert (strength.amax(1) / strength.sum(1) < 0.1).all()
