@@ -1,4 +1,11 @@
-"""Features to joint space: `[B, in_features]` to `[B, embed_dim]`, not normalised. A file a head, named as registered."""
+"""Features to joint space: to `[B, embed_dim]`, not normalised. A file a head, named as registered.
 
+A head reads the pooled vector `[B, in_features]`, or, with `reads = "map"`, what the tower has before it pools.
+"""
+
+from .attnpool import AttnPool as AttnPool
+from .gem import GeM as GeM
 from .linear import Linear as Linear
+from .map import MAP as MAP
 from .mlp import MLP as MLP
+from .none import NoHead as NoHead
