@@ -43,7 +43,7 @@ def run(request, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     zoo.fit(task, data.train, data.eval, TrainConfig(epochs=1, out=str(out), workers=0))
     task.joint.eval()
-    assert export_open_clip(task.joint, task.preprocess, out / "exported", drop_path=0.1) == []
+    assert export_open_clip(task.joint, task.of_pictures(), out / "exported", drop_path=0.1) == []
     return task, out / "exported"
 
 
@@ -70,7 +70,7 @@ def test_the_same_embeddings(run):
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     model.eval()
-    pixels = torch.stack([task.preprocess.transform(training=False)(picture) for picture in SOME])
+    pixels = torch.stack([task.of_pictures().transform(training=False)(picture) for picture in SOME])
     theirs = torch.stack([preprocess(picture) for picture in SOME])
     assert (theirs - pixels).abs().max() <= 1e-6
     wanted = task.joint({"image": pixels, "text": task.joint.towers["text"].prepare(TEXTS)})
@@ -79,7 +79,7 @@ def test_the_same_embeddings(run):
     torch.testing.assert_close(text, wanted["text"], atol=1e-5, rtol=0)
     logits = task.joint.logit_scale.exp() * wanted["image"] @ wanted["text"].T + (task.joint.logit_bias or 0)
     torch.testing.assert_close(model.get_logits(theirs, tokenizer(TEXTS))[0], logits, atol=1e-3, rtol=0)
-    assert (model.logit_bias is None) == (task.joint.loss_function is clip)
+    assert (model.logit_bias is None) == (task.joint.losses["image-text"] is clip)
 
 
 def test_the_vocabulary_gives_the_same_ids(run):
@@ -119,7 +119,7 @@ torch.save((images, texts), "{tmp_path}/embeddings.pt")
     finally:
         there.rename(folder)
     images, texts = torch.load(tmp_path / "embeddings.pt")
-    pixels = task.preprocess.transform(training=False)(Image.new("RGB", (40, 30), (200, 30, 90)))[None]
+    pixels = task.of_pictures().transform(training=False)(Image.new("RGB", (40, 30), (200, 30, 90)))[None]
     with torch.no_grad():
         wanted = task.joint({"image": pixels, "text": task.joint.towers["text"].prepare(["what it shows"])})
     torch.testing.assert_close((images, texts), (wanted["image"], wanted["text"]), atol=1e-5, rtol=0)
@@ -127,7 +127,7 @@ torch.save((images, texts), "{tmp_path}/embeddings.pt")
 
 def test_the_check_sees_another_model(run, tmp_path):
     task, folder = run
-    found = compare_open_clip(task.joint, task.preprocess, folder, SOME, TEXTS)
+    found = compare_open_clip(task.joint, task.of_pictures(), folder, SOME, TEXTS)
     assert max(found.image, found.text, found.same_pixels, found.same_ids) <= 1e-5 and found.pixels <= 1e-6 and found.texts == 0
     config = json.loads((folder / "open_clip_config.json").read_text())
     wrong = {
@@ -138,7 +138,7 @@ def test_the_check_sees_another_model(run, tmp_path):
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "open_clip_config.json").write_text(json.dumps(wrong))
-    found = compare_open_clip(task.joint, task.preprocess, tmp_path, SOME, TEXTS)
+    found = compare_open_clip(task.joint, task.of_pictures(), tmp_path, SOME, TEXTS)
     assert found.same_ids > 0.01 and found.pixels > 0.1 and found.image > found.same_pixels
 
 
@@ -146,7 +146,7 @@ def test_texts_that_open_clip_repairs(run):
     """Its tokenizer straightens quotes and decodes HTML before it reads; the way round it that the README tells."""
     task, folder = run
     texts = ["it’s", "a &amp; b", "plain"]
-    assert compare_open_clip(task.joint, task.preprocess, folder, SOME, texts).texts == 2
+    assert compare_open_clip(task.joint, task.of_pictures(), folder, SOME, texts).texts == 2
     assert "`tokenizer.clean_fn = str`" in (folder / "README.md").read_text()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     tokenizer.clean_fn = str
@@ -250,4 +250,4 @@ def test_without_open_clip_it_says_what_to_install(run, monkeypatch):
     task, folder = run
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(ImportError, match=r"effnet-zoo\[open_clip\]"):
-        compare_open_clip(task.joint, task.preprocess, folder, SOME, TEXTS)
+        compare_open_clip(task.joint, task.of_pictures(), folder, SOME, TEXTS)

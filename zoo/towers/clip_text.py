@@ -35,6 +35,8 @@ class ClipText(nn.Module):
         ValueError: `width` is not a multiple of `heads`, or ids are longer than `max_length`.
     """
 
+    reads = "text"
+
     def __init__(
         self, *, tokenizer: Tokenizer, width: int = 256, depth: int = 4, heads: int = 4, max_length: int = 64, dropout: float = 0.0
     ):
