@@ -24,18 +24,28 @@ works with torch.compile, torch.export, ONNX, FX and TorchScript. Called directl
 TOWERS = Registry("tower", group="effnet_zoo.towers")
 """Encoders of everything that is not a picture (a picture's tower is any timm model).
 
-`cls(**own)` with JSON arguments only; `.num_features` is the width of its output; `forward(batch)` maps the tensor that
-`.prepare(list_of_raw_values)` makes to `[B, num_features]`. A text tower is built with `tokenizer=`, see zoo/towers/tokenizer.py.
+`cls(**own)` with JSON arguments only, which `.config` gives back; `.num_features` is the width of its output; `forward(batch)` maps the tensor
+that `.prepare(list_of_raw_values)` makes, in the processes that read the data, to `[B, num_features]`. `reads` says what those values are:
+"text" (str), "table" (dict of columns, missing cells left out), "vector" (numbers, or a .npy file) or "audio" (a sound file, or samples and
+rate). What is learned from the training split's values comes in by `tokenizer=`, where __init__ has it (zoo/towers/tokenizer.py), or by the
+classmethod `fit(values, **options)`, which puts it into `.config`. A tower that needs files to be built again has `.files()` and
+`from_files(folder, **config)`.
 """
 
 HEADS = Registry("head", group="effnet_zoo.heads")
-"""Features to joint space: `cls(in_features, embed_dim, **own)` maps `[B, in_features]` to `[B, embed_dim]`, not normalised."""
+"""Features to joint space: `cls(in_features, embed_dim, **own)` maps `[B, in_features]` to `[B, embed_dim]`, not normalised.
+
+With `reads = "map"` a head is given what the tower's `forward_features` makes: a map `[B, in_features, H, W]` of any size, or tokens
+`[B, N, in_features]`.
+"""
 
 LOSSES = Registry("loss", group="effnet_zoo.losses")
-"""Pure functions of two sides' embeddings: `f(a, b, *, logit_scale, logit_bias, ids=None)` -> scalar.
+"""Pure functions of two sides' embeddings: `f(a, b, *, logit_scale=None, logit_bias=None, ids=None, **own)` -> scalar.
 
 `a`, `b`: `[B, D]` of unit length, row i of both is one pair; `logit_scale` multiplies (already exponentiated); `ids`: `[B]` integers, equal
-where rows are the same thing. The function carries `init_logit_scale` (the logarithm) and `init_logit_bias(batch_size)` (or None: no bias).
+where rows are the same thing. The function carries `init_logit_scale` (the logarithm, or None: it has no scale) and
+`init_logit_bias(batch_size)` (or None: no bias); one that warms up carries `during(progress)`, the `own` arguments for a share of the training
+that is done.
 """
 
 DATASETS = Registry("dataset", group="effnet_zoo.datasets")
