@@ -24,8 +24,8 @@ works with torch.compile, torch.export, ONNX, FX and TorchScript. Called directl
 TOWERS = Registry("tower", group="effnet_zoo.towers")
 """Encoders of everything that is not a picture (a picture's tower is any timm model).
 
-`cls(**own)` with JSON arguments only, which `.config` gives back; `.num_features` is the width of its output; `forward(batch)` maps the tensor
-that `.prepare(list_of_raw_values)` makes, in the processes that read the data, to `[B, num_features]`. `reads` says what those values are:
+`cls(**own)` with JSON arguments only, which `.config` gives back; `.num_features` is the width of its output; `forward(batch)` maps the
+tensor that `.prepare(list_of_raw_values)` makes, in the processes that read the data, to `[B, num_features]`. `reads` says what they are:
 "text" (str), "table" (dict of columns, missing cells left out), "vector" (numbers, or a .npy file) or "audio" (a sound file, or samples and
 rate). What is learned from the training split's values comes in by `tokenizer=`, where __init__ has it (zoo/towers/tokenizer.py), or by the
 classmethod `fit(values, **options)`, which puts it into `.config`. A tower that needs files to be built again has `.files()` and
@@ -44,8 +44,8 @@ LOSSES = Registry("loss", group="effnet_zoo.losses")
 
 `a`, `b`: `[B, D]` of unit length, row i of both is one pair; `logit_scale` multiplies (already exponentiated); `ids`: `[B]` integers, equal
 where rows are the same thing. The function carries `init_logit_scale` (the logarithm, or None: it has no scale) and
-`init_logit_bias(batch_size)` (or None: no bias); one that warms up carries `during(progress)`, the `own` arguments for a share of the training
-that is done.
+`init_logit_bias(batch_size)` (or None: no bias); one that warms up carries `during(progress)`, the `own` arguments for a share of the
+training that is done.
 """
 
 DATASETS = Registry("dataset", group="effnet_zoo.datasets")

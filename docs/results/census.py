@@ -1,6 +1,6 @@
 """Can every timm network that has a gate, or a place for one, be given another? Writes census.md and census.json beside this file.
 
-    python docs/results/census.py [NAME ...]
+    python docs/results/census.py [--jobs 2] [NAME ...]
 
 Each architecture is built, its gates are swapped for CBAM with keep="graft", and it must be the network that it was; half-way through the
 hand-over, and after `finish_swap`, it must come back from disk bit-equal; every new gate must get a gradient. A network of more than 120
@@ -10,8 +10,8 @@ already is not computed again: remove the file to start anew.
 
 import argparse
 import collections
-import gc
 import json
+import multiprocessing
 import platform
 import tempfile
 import time
@@ -137,7 +137,7 @@ def candidates() -> list[str]:
     return timm.list_models(exclude_filters=[*SKIPPED, "effnet_*"])
 
 
-def write(found: dict[str, dict[str, Any]]) -> None:
+def write(found: dict[str, dict[str, Any]], out: Path) -> None:
     modules: dict[str, list[str]] = collections.defaultdict(list)
     for name in sorted(name for name, result in found.items() if result):
         modules[_model_to_module[name]].append(name)
@@ -182,14 +182,27 @@ def write(found: dict[str, dict[str, Any]]) -> None:
     lines += ["## Not good", "", *(f"- `{name}`: {result.get('error') or json.dumps(result)}" for name, result in bad), ""] if bad else []
     packages = ", ".join(f"{package} {version(package)}" for package in ("effnet-zoo", "torch", "timm"))
     lines.append(f"{packages}, Python {platform.python_version()}, {platform.machine()} CPU, one thread, float32.")
-    (HERE / "census.md").write_text("\n".join(lines) + "\n")
+    (out / "census.md").write_text("\n".join(lines) + "\n")
+
+
+def refused(model: Any) -> dict[str, Any]:
+    """A network without a slot: it has none of timm's gates either, and a swap says so. An empty result is a good one."""
+    missed = {type(module).__name__ for module in model.modules()} & {"SEModule", "SqueezeExcite", "EcaModule", "EffectiveSEModule"}
+    if missed:
+        return {"error": f"no slot was found, but there is {', '.join(sorted(missed))}"}
+    try:
+        zoo.swap_attention(model, GATE)
+    except ValueError as error:
+        if "nothing to swap" in str(error):
+            return {}
+    return {"error": "no slot was found, and a swap did not refuse"}
 
 
 def examine(name: str) -> dict[str, Any]:
     """An empty result: no slot. An error is a result as well."""
     model: Any = timm.create_model(name, device="meta")
     if not slots(model):
-        return {}
+        return refused(model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     del model
     try:
@@ -199,22 +212,29 @@ def examine(name: str) -> dict[str, Any]:
     return {"parameters": parameters, **result}
 
 
+def timed(name: str) -> tuple[str, dict[str, Any], float]:
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    return name, examine(name), time.monotonic() - began
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="architectures; all of timm's by default")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=HERE)
     asked = parser.parse_args()
-    torch.set_num_threads(1)
-    file = HERE / "census.json"
+    file = asked.out / "census.json"
     found: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
     names = [name for name in asked.names or candidates() if name not in found]
-    for done, name in enumerate(names, 1):
-        began = time.monotonic()
-        found[name] = examine(name)
-        file.write_text(json.dumps(dict(sorted(found.items())), indent=0) + "\n")
-        gc.collect()
-        told = "no slot" if not found[name] else "good" if good(found[name]) else f"NOT GOOD {found[name]}"
-        print(f"{done}/{len(names)}  {name}: {told}  {time.monotonic() - began:.1f} s", flush=True)
-    write(found)
+    # a process is used for some networks only: what a hundred of them leave behind in one fills the memory
+    with multiprocessing.get_context("spawn").Pool(asked.jobs, maxtasksperchild=20) as pool:
+        for done, (name, result, seconds) in enumerate(pool.imap_unordered(timed, names), 1):
+            found[name] = result
+            file.write_text(json.dumps(dict(sorted(found.items())), indent=0) + "\n")
+            told = "no slot" if not result else "good" if good(result) else f"NOT GOOD {result}"
+            print(f"{done}/{len(names)}  {name}: {told}  {seconds:.1f} s", flush=True)
+    write(found, asked.out)
 
 
 if __name__ == "__main__":
