@@ -379,7 +379,7 @@ def create_task(
         model: a timm name, a network from timm, or {modality: name or module}.
         data: what it will be trained on: decides classes, vocabulary, and the default picture size and augmentation.
         img_size: pixels; by default what the data asks for, or the model was made for.
-        augment: "none", "shift", "crop" or "rand"; by default what suits the data.
+        augment: "none", "shift", "draw", "crop" or "rand"; by default what suits the data.
         pretrained: start the pictures' network from timm's weights.
         drop_path: stochastic depth of that network.
         model_options: more arguments for it, such as {"attn_stages": {4: "cbam"}}.

@@ -41,3 +41,25 @@ def write_start(weights: Path, out: Path) -> None:
     network.load_state_dict(load_file(weights))
     print(zoo.swap_attention(network, "cbam", keep="graft"))
     zoo.save_model(network, out)
+
+
+def open_clip_loss(a: torch.Tensor, b: torch.Tensor, *, logit_scale: torch.Tensor, logit_bias: Any = None, ids: Any = None) -> torch.Tensor:
+    """open_clip's own loss, as its trainer calls it in one process. It knows no ids: two pictures of one name push each other's texts away."""
+    from open_clip.loss import ClipLoss
+
+    return ClipLoss()(a, b, logit_scale[0])
+
+
+open_clip_loss.init_logit_scale = math.log(1 / 0.07)  # type: ignore[attr-defined]  # open_clip's; clamped to ln 100 after each step, as ours
+open_clip_loss.init_logit_bias = None  # type: ignore[attr-defined]
+
+
+def trained(data: zoo.datasets.Data, image: str, loss: Any, config: zoo.TrainConfig) -> dict[str, float]:
+    """One run: what `zoo train image=... text=transformer --data emoji.csv` does with the options of `RECIPE`."""
+    seed_everything(config.seed)
+    task = zoo.create_task({"image": image, "text": "transformer"}, data, loss=loss, **RECIPE)
+    began = time.monotonic()
+    metrics = zoo.fit(task, data.train, None, config)
+    minutes = (time.monotonic() - began) / 60
+    found = zoo.evaluate(task, data.eval)
+    return {"minutes": minutes, "loss": metrics["loss"], **{way: found[way]["R@1"] for way in ("text->image", "image->text")}}

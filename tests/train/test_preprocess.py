@@ -17,7 +17,7 @@ def picture(width=40, height=30):
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("augment", ["none", "shift", "crop", "rand"])
+@pytest.mark.parametrize("augment", ["none", "shift", "draw", "crop", "rand"])
 @pytest.mark.parametrize("training", [True, False])
 def test_every_augmentation_gives_the_size(network, augment, training):
     made = Preprocess.of(network, img_size=32, augment=augment).transform(training)(picture())
@@ -51,7 +51,24 @@ def test_one_channel_reads_grey():
 
 
 def test_what_is_wrong_is_named(network):
-    with pytest.raises(ValueError, match="augment: expected one of none, shift, crop, rand, got 'flip'"):
+    with pytest.raises(ValueError, match="augment: expected one of none, shift, draw, crop, rand, got 'flip'"):
         Preprocess.of(network, augment="flip")
     with pytest.raises(ValueError, match="img_size"):
         Preprocess.of(network, img_size=0)
+
+
+def test_a_drawing_stays_on_white_and_is_not_mirrored(network):
+    """A dark left half: turned, moved and scaled it is still on the left, and what comes in from outside is white."""
+    half = Image.new("RGB", (64, 64), "white")
+    half.paste((20, 20, 20), (8, 8, 28, 56))
+    preprocess = Preprocess.of(network, img_size=32, augment="draw")
+    draw = preprocess.transform(True)
+    white = (1 - torch.tensor(preprocess.mean)) / torch.tensor(preprocess.std)
+    seen = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        made = draw(half)
+        seen.append(made)
+        assert made[:, :, :16].mean() < made[:, :, 16:].mean()
+        assert made[:, 0, 0].min() > 0.3 * white.min()
+    assert len({float(each.sum()) for each in seen}) == 20

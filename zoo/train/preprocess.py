@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
-AUGMENTS = ("none", "shift", "crop", "rand")
+AUGMENTS = ("none", "shift", "draw", "crop", "rand")
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,9 @@ class Preprocess:
         interpolation: of the resize.
         crop_pct: share of the resized picture that the evaluation keeps.
         crop_mode: timm's: "center" cuts, "squash" resizes to the very shape.
-        augment: "none"; "shift" by a sixteenth, for pictures of which the mirror image is another thing; "crop" and mirror, for photos;
-            "rand", the same with RandAugment and erasing.
+        augment: "none"; "shift" by a sixteenth, for pictures of which the mirror image is another thing; "draw", for drawings by other hands:
+            size, place, turn, colours, blur, on white, not mirrored; "crop" and mirror, for photos; "rand", the same with RandAugment and
+            erasing.
     """
 
     input_size: tuple[int, int, int]
@@ -51,7 +52,7 @@ class Preprocess:
             if img_size < 8:
                 raise ValueError(f"img_size: expected at least 8 pixels, got {img_size}")
             size = [img_size, img_size]
-        whole = augment == "shift"  # drawn or cropped already: nothing to cut off
+        whole = augment in ("shift", "draw")  # drawn or cropped already: nothing to cut off
         return cls(
             input_size=(channels, *size),
             mean=_of_channels(config["mean"], channels),
@@ -78,6 +79,17 @@ class Preprocess:
                 [
                     transforms.Resize((height, width), resize),
                     transforms.RandomCrop((height, width), padding=(max(1, width // 16), max(1, height // 16)), padding_mode="edge"),
+                    transforms.ToTensor(),
+                    transforms.Normalize(self.mean, self.std),
+                ]
+            )
+        elif self.augment == "draw":
+            steps = transforms.Compose(
+                [
+                    transforms.Resize(self.input_size[1:], transforms.InterpolationMode(self.interpolation)),
+                    transforms.RandomAffine(15, (0.1, 0.1), (0.75, 1.1), 8, transforms.InterpolationMode.BILINEAR, fill=255),
+                    transforms.ColorJitter(0.4, 0.4, 0.4, 0.05) if mode == "RGB" else transforms.ColorJitter(0.4, 0.4),
+                    transforms.RandomApply([transforms.GaussianBlur(3, (0.1, 1.5))], 0.3),
                     transforms.ToTensor(),
                     transforms.Normalize(self.mean, self.std),
                 ]
