@@ -5,8 +5,8 @@
 
 The paper sums over the rows, which ties the learning rate to the batch size; here it is a mean. The hardest negative alone (w = 1) can
 pull all embeddings of an untrained network into one point, where the loss stays at 2m. So w rises from 0 to 1 over the first fifth of a
-training. The paper's other loss, the sum of hinges, is their mean here: a sum is up to B - 1 times as large as the max and would outweigh it
-until the very end of the warm-up, whereas the mean is of its size.
+training. The paper's other loss, the sum of hinges, is their mean here: a sum is up to B - 1 times as large as the max and would outweigh
+it until the very end of the warm-up, whereas the mean is of its size.
 
 Faghri et al., "VSE++: Improving Visual-Semantic Embeddings with Hard Negatives", arXiv 1707.05612.
 """
