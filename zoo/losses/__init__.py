@@ -1,4 +1,7 @@
-"""Losses of two sides' embeddings, pure functions of tensors. A file a loss, named as registered."""
+"""Losses of two sides' embeddings, pure functions of tensors. A file a loss, named as registered.
+
+`infonce`, `hinges` and `rows` have no name: several losses are made of them.
+"""
 
 from .align import align as align
 from .barlow import barlow as barlow
