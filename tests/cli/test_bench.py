@@ -4,7 +4,7 @@ import importlib
 
 import torch
 
-from zoo.deploy import Cost, Measured, Spread
+from zoo.deploy import Cost, LossCost, LossMeasured, Measured, Spread
 
 bench = importlib.import_module("zoo.cli.bench")
 
@@ -59,8 +59,51 @@ def test_without_names_every_gate_at_both_sizes(zoo, monkeypatch):
     assert asked == [(sorted(bench.ATTENTION), [1, 16])] * 2
 
 
+def test_losses_json(zoo):
+    said = zoo("bench", "loss", "clip", "barlow", "--rows", "64", "--width", "16", "--json")
+    assert said.code == 0 and not said.err
+    told = said.json
+    assert told["command"] == "zoo bench loss clip barlow --rows 64 --width 16 --threads 1 --seed 0 --json"
+    assert {"effnet-zoo", "torch", "open_clip_torch"} <= set(told["versions"]) and told["threads"] == 1 and told["width"] == 16
+    assert [(row["loss"], row["rows"]) for row in told["losses"]] == [("clip", 64), ("barlow", 64)]
+    clip, barlow = told["losses"]
+    assert all(clip[whose]["seconds"] > 0 and clip[whose]["mib"] >= 0 for whose in ("ours", "open_clip")) and not clip["note"]
+    assert barlow["ours"]["seconds"] > 0 and barlow["open_clip"] is None and barlow["note"] == "open_clip has no such loss"
+
+
+def test_losses_table(zoo, monkeypatch):
+    asked = []
+
+    def measured(losses, rows, **options):
+        asked.append((losses, rows, options))
+        clip = LossMeasured("clip", 4096, LossCost(96, 1.5), LossCost(272, 1.25))
+        return [clip, LossMeasured("dcl", 4096, LossCost(1280, 2), None, "open_clip has no such loss")]
+
+    monkeypatch.setattr(bench, "bench_loss", measured)
+    monkeypatch.setattr(bench.console, "_width", 120)
+    said = zoo("bench", "loss")
+    assert said.code == 0 and not said.err
+    assert zoo("bench", "loss", "clip", "--rows", "8", "--rows", "4", "--threads", "2").code == 0
+    assert asked == [
+        (sorted(bench.LOSSES), [4096, 16384], {"width": 512, "threads": 1, "seed": 0}),
+        (["clip"], [8, 4], {"width": 512, "threads": 2, "seed": 0}),
+    ]
+    clip, dcl = (next(line for line in said.out.splitlines() if line.startswith(f"│ {name}")) for name in ("clip", "dcl"))
+    assert [cell.strip() for cell in clip.strip("│").split("│")] == ["clip", "96 / 272", "1.50 / 4.25", "1.5 / 1.2"]
+    assert [cell.strip() for cell in dcl.strip("│").split("│")] == ["dcl", "1,280", "20.00", "2.0"]
+    assert "4,096 rows: ours / open_clip's" in said.out and "dcl: open_clip has no such loss" in said.out
+
+
 def test_mistakes(mistake):
     assert "'cbam'" in mistake("bench", "attention", "cbma", *SMALL)
     assert "did you mean 'zoo bench attention cbam'?" in mistake("bench", "cbam")
-    assert "zoo bench measures attention, not 'atention'; did you mean 'attention'?" in mistake("bench", "atention")
+    assert "zoo bench measures attention and loss, not 'atention'; did you mean 'attention'?" in mistake("bench", "atention")
     assert "take larger pictures" in mistake("bench", "attention", "cbam", *SMALL)
+    assert "did you mean 'zoo bench loss clip'?" in mistake("bench", "clip")
+    assert "did you mean 'zoo bench attention triplet' or 'zoo bench loss triplet'?" in mistake("bench", "triplet")
+    assert "did you mean 'vsepp'?" in mistake("bench", "loss", "vsep", "--rows", "8")
+
+
+def test_each_kind_has_its_own_options(zoo):
+    said = zoo("bench", "loss", "clip", "--img-size", "32")
+    assert said.code == 2 and "--img-size" in said.err

@@ -1,9 +1,7 @@
-"""Losses in chunks of rows: value and gradients are those of the whole matrix, in a fraction of its memory."""
+"""Losses in chunks of rows: value and gradients are those of the whole matrix, in a
+fraction of its memory, which tests/deploy/test_loss_memory.py measures."""
 
 import math
-import resource
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,12 +14,21 @@ from zoo.losses import rows
 def inputs(loss, total, width=16, dtype=torch.float64):
     torch.manual_seed(0)
     a, b = (F.normalize(torch.randn(total, width, dtype=dtype), dim=-1).requires_grad_() for _ in range(2))
-    scale = torch.tensor([math.exp(loss.init_logit_scale)], dtype=dtype, requires_grad=True)
+    scale = None
+    if loss.init_logit_scale is not None:
+        scale = torch.tensor([math.exp(loss.init_logit_scale)], dtype=dtype, requires_grad=True)
     bias = None if loss.init_logit_bias is None else torch.tensor([loss.init_logit_bias(total)], dtype=dtype, requires_grad=True)
     return a, b, scale, bias
 
 
-@pytest.fixture(params=["clip", "siglip"])
+ONCE = ["align", "clip", "siglip"]  # each logit computed once, by `by_rows`
+AGAIN = ["dcl", "triplet", "vsepp"]  # and again in the backward pass, by `summed`
+
+once = pytest.mark.parametrize("loss", ONCE, indirect=True)
+again = pytest.mark.parametrize("loss", AGAIN, indirect=True)
+
+
+@pytest.fixture(params=[*ONCE, *AGAIN])
 def loss(request):
     return LOSSES[request.param]
 
@@ -31,6 +38,7 @@ def small(monkeypatch):
     """Chunks of three rows of a batch of 32, the last one shorter."""
     monkeypatch.setattr(rows, "WHOLE", 2)
     monkeypatch.setattr(rows, "_NUMBERS", 100)
+    return monkeypatch
 
 
 def both(loss, given, ids, monkeypatch):
@@ -60,7 +68,7 @@ def test_gradients_are_those_of_the_value(loss, small):
     given = inputs(loss, 7, width=4)
     ids = torch.tensor([0, 1, 0, 2, 3, 3, 4])
 
-    def value(a, b, scale, bias=None):
+    def value(a, b, scale=None, bias=None):
         return loss(a, b, logit_scale=scale, logit_bias=bias, ids=ids)
 
     assert torch.autograd.gradcheck(value, [each for each in given if each is not None])
@@ -70,43 +78,34 @@ def test_float32_of_a_larger_batch(loss, monkeypatch):
     monkeypatch.setattr(rows, "_NUMBERS", 700 * 1000)
     whole, by_rows = both(loss, inputs(loss, 2000, width=64, dtype=torch.float32), torch.arange(2000) // 2, monkeypatch)
     for one, other in zip(whole, by_rows, strict=True):
-        assert (one - other).norm() <= 1e-6 * one.norm()
+        assert (one - other).norm() <= 5e-6 * one.norm()
 
 
 def test_a_side_that_needs_no_gradient(loss, small):
     a, b, scale, bias = inputs(loss, 9)
-    value = loss(a, b.detach(), logit_scale=scale.detach(), logit_bias=bias)
+    still = None if scale is None else scale.detach()
+    value = loss(a, b.detach(), logit_scale=still, logit_bias=bias)
     value.backward()
-    assert a.grad is not None and b.grad is None and scale.grad is None
+    assert a.grad is not None and b.grad is None and (scale is None or scale.grad is None)
     with torch.no_grad():
         assert torch.allclose(loss(a, b, logit_scale=scale, logit_bias=bias), value)
 
 
+@once
 def test_twice_is_refused_not_wrong(loss, small):
     a, b, scale, bias = inputs(loss, 9)
     with pytest.raises(RuntimeError, match="no second derivatives"):
         torch.autograd.grad(loss(a, b, logit_scale=scale, logit_bias=bias), a, create_graph=True)
 
 
-_PEAK = """
-import resource, torch, torch.nn.functional as F
-from registry import LOSSES
-import zoo.losses
-torch.manual_seed(0)
-a, b = (F.normalize(torch.randn({total}, 64), dim=-1).requires_grad_() for _ in range(2))
-scale, bias = torch.tensor([10.0], requires_grad=True), torch.tensor([-3.0], requires_grad=True)
-loss = LOSSES["{name}"]
-warm = loss(a[:8], b[:8], logit_scale=scale, logit_bias=bias).backward()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-loss(a, b, logit_scale=scale, logit_bias=bias).backward()
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
-@pytest.mark.parametrize("name", ["clip", "siglip"])
-def test_memory_is_that_of_a_few_rows(name):
-    """One matrix of 10,000 is 381 MiB, and the whole needs several; the chunks are of 128 MiB."""
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
-    done = subprocess.run([sys.executable, "-c", _PEAK.format(total=10_000, name=name)], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 900, done.stdout
+@again
+def test_twice_is_right(loss, small):
+    """A chunk that is computed again can be differentiated again: the same second derivatives as of the whole matrix."""
+    a, b, _, _ = inputs(loss, 9)
+    found = []
+    for whole in (2, 1 << 30):
+        small.setattr(rows, "WHOLE", whole)
+        (first,) = torch.autograd.grad(loss(a, b), a, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), b)[0])
+    torch.testing.assert_close(*found)
+    assert found[0].any()

@@ -1,19 +1,48 @@
-"""zoo bench: how fast, beside timm."""
+"""zoo bench: what a gate and a loss cost, beside timm's and open_clip's."""
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from registry import ATTENTION, nearest
+from registry import ATTENTION, LOSSES, nearest
 
-from ..deploy import Measured, Spread, about, bench_attention
+from ..deploy import LossMeasured, Measured, Spread, about, bench_attention, bench_loss
 from .app import Debug, Json, app, console, print_table
 
-WHAT = ("attention",)
 COLUMNS = ["gate", "forward", "ratio", "forward + backward", "ratio", "saved"]
+LOSS_COLUMNS = ["loss", "MiB", "in matrices", "seconds"]
+
+
+class _Bench(TyperGroup):
+    """A word that is no command is answered as any other mistake: in one line, with what was meant."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # of the click that typer brings
+        found = super().get_command(ctx, cmd_name)
+        if found is None:
+            what = self.list_commands(ctx)
+            meant = [f"'zoo bench {kind} {cmd_name}'" for kind, shelf in (("attention", ATTENTION), ("loss", LOSSES)) if cmd_name in shelf]
+            end = f"did you mean {' or '.join(meant)}?" if meant else nearest(cmd_name, what)
+            raise ValueError(f"zoo bench measures {' and '.join(what)}, not {cmd_name!r}; {end}")
+        return found
+
+
+bench = typer.Typer(cls=_Bench, help="What a gate and a loss cost, beside timm's and open_clip's.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+def _command(what: str, names: Sequence[str], **options: Any) -> str:
+    """The line that asks for the same again; an option with several values is given several times."""
+    words = ["zoo", "bench", what, *names]
+    for option, value in options.items():
+        for each in value if isinstance(value, list) else [value]:
+            words += ["--" + option.replace("_", "-"), str(each)]
+    return shlex.join([*words, "--json"])
 
 
 def _ratio(spread: Spread | None) -> str:
@@ -33,9 +62,20 @@ def cells(row: Measured) -> list[Any]:
     ]
 
 
-@app.command("bench")
-def bench(
-    what: Annotated[str, typer.Argument(help="What is measured: attention.")],
+def loss_cells(row: LossMeasured) -> list[Any]:
+    """A line of the table, under LOSS_COLUMNS: ours / open_clip's."""
+    both = [row.ours, row.open_clip] if row.open_clip else [row.ours]
+    matrix = row.rows**2 * 4 / 2**20
+    return [
+        row.loss,
+        " / ".join(f"{each.mib:,.0f}" for each in both),
+        " / ".join(f"{each.mib / matrix:.2f}" for each in both),
+        " / ".join(f"{each.seconds:.1f}" for each in both),
+    ]
+
+
+@bench.command("attention")
+def attention(
     gates: Annotated[list[str] | None, typer.Argument(help="Names of zoo list --attention; all by default.", show_default=False)] = None,
     batch_size: Annotated[list[int], typer.Option(min=1, help="May be given several times.")] = [1, 16],  # noqa: B006 (typer copies it)
     rounds: Annotated[int, typer.Option(min=1, help="How often everything is timed.")] = 7,
@@ -49,15 +89,11 @@ def bench(
     zoo bench attention                   every gate, in some minutes
     zoo bench attention cbam se --json    with versions and processor
     """
-    if what not in WHAT:
-        meant = f"; did you mean 'zoo bench attention {what}'?" if what in ATTENTION else f"; {nearest(what, list(WHAT))}"
-        raise ValueError(f"zoo bench measures {', '.join(WHAT)}, not {what!r}{meant}")
     names = gates or sorted(ATTENTION)
     rows = bench_attention(names, batch_size, rounds=rounds, img_size=img_size, seed=seed)
     if as_json:
-        options = [word for each in batch_size for word in ("--batch-size", each)]
-        words = ["zoo", "bench", what, *names, *options, "--rounds", rounds, "--img-size", img_size, "--seed", seed, "--json"]
-        asked = {"command": shlex.join(map(str, words)), "rounds": rounds, "seed": seed, "img_size": img_size}
+        command = _command("attention", names, batch_size=batch_size, rounds=rounds, img_size=img_size, seed=seed)
+        asked = {"command": command, "rounds": rounds, "seed": seed, "img_size": img_size}
         print(json.dumps({**about(), **asked, "gates": [asdict(row) for row in rows]}, indent=2))
         return
     for size in dict.fromkeys(batch_size):
@@ -66,3 +102,37 @@ def bench(
         console.print(note, highlight=False)
     meaning = "Times in copies of the input, saved in multiples of it; ratio: timm's time by ours, median and quartiles."
     console.print(f"{meaning} One thread; rounds: {rounds}.", highlight=False)
+
+
+@bench.command("loss")
+def loss(
+    losses: Annotated[
+        list[str] | None, typer.Argument(help="Names of losses (zoo list --kinds); all by default.", show_default=False)
+    ] = None,
+    rows: Annotated[list[int], typer.Option(min=1, help="Batch size; may be given several times.")] = [4096, 16384],  # noqa: B006
+    width: Annotated[int, typer.Option(min=1, help="Of the embeddings.")] = 512,
+    threads: Annotated[int, typer.Option(min=1, help="Of each measuring process.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the embeddings.")] = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Memory and time of the losses in large batches, each in a fresh process, beside open_clip's loss.
+
+    zoo bench loss                               every loss, in some minutes
+    zoo bench loss clip --rows 65536 --json      with versions and processor
+    """
+    names = losses or sorted(LOSSES)
+    found = bench_loss(names, rows, width=width, threads=threads, seed=seed)
+    if as_json:
+        known = about(threads, *["open_clip_torch"] * bool(find_spec("open_clip")))
+        asked = {"command": _command("loss", names, rows=rows, width=width, threads=threads, seed=seed), "width": width, "seed": seed}
+        print(json.dumps({**known, **asked, "losses": [asdict(row) for row in found]}, indent=2))
+        return
+    for count in dict.fromkeys(rows):
+        of_size = [row for row in found if row.rows == count]
+        print_table(f"{count:,} rows: ours / open_clip's", LOSS_COLUMNS, [loss_cells(row) for row in of_size])
+        for row in of_size:
+            if row.note:
+                console.print(f"{row.loss}: {row.note}", highlight=False)
+    meaning = "Peak memory of forward and backward beyond the inputs, also in matrices of all pairs; seconds of processor time."
+    console.print(f"{meaning} Threads: {threads}.", highlight=False)

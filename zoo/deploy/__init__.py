@@ -9,6 +9,9 @@ from .index import Index as Index
 from .index import build_index as build_index
 from .index import kept_index as kept_index
 from .index import model_digest as model_digest
+from .loss_memory import LossCost as LossCost
+from .loss_memory import LossMeasured as LossMeasured
+from .loss_memory import bench_loss as bench_loss
 from .open_clip import Difference as Difference
 from .open_clip import compare_open_clip as compare_open_clip
 from .open_clip import export_open_clip as export_open_clip

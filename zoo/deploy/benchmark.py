@@ -324,15 +324,15 @@ def bench_attention(
         return [_bench(gate, batch_size, rounds, seed, found, advance) for gate, batch_size in jobs]
 
 
-def about() -> dict[str, Any]:
-    """Versions and processor: what a number means nothing without."""
+def about(threads: int = 1, *more: str) -> dict[str, Any]:
+    """Versions, also of `more` packages, and processor: what a number means nothing without."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    packages = {package: version(package) for package in ("effnet-zoo", "torch", "timm")}
+    packages = {package: version(package) for package in ("effnet-zoo", "torch", "timm", *more)}
     return {
         "versions": {**packages, "python": platform.python_version()},
         "cpu": named or platform.processor() or platform.machine(),
-        "threads": 1,
+        "threads": threads,
         "dtype": "float32",
     }

@@ -2,7 +2,10 @@
 
 The matrix of a batch of 65,536 is 16 GiB, and autograd keeps several. Here a chunk of rows is computed, its part of the value and of the
 gradients is added up, and it is gone: O(rows * N) memory beside the gradients themselves, [N, D] twice. Value and gradients are those of
-the whole matrix, in another order of summation. Gradients are computed with the value, so they cannot be differentiated once more.
+the whole matrix, in another order of summation.
+
+`by_rows` is told the gradients, and computes each logit once: they cannot be differentiated once more. `summed` is told the value only, and
+computes each chunk again in the backward pass.
 """
 
 from collections.abc import Callable
@@ -11,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.utils.checkpoint import checkpoint
 
 WHOLE = 4096  # rows of a batch whose matrix is computed at once
 _NUMBERS = 1 << 25  # of a chunk: 128 MiB in float32
@@ -61,3 +65,11 @@ class _ByRows(Function):
 def by_rows(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor | None, terms: Terms) -> Tensor:
     """The sum of all rows' parts: a scalar, differentiable with respect to a, b `[N, D]`, scale and bias, of one element each."""
     return _ByRows.apply(a, b, scale, bias, terms)
+
+
+def summed(total: int, part: Callable[..., Tensor], *given: Tensor) -> Tensor:
+    """The sum of `part(*given, rows)` over all rows: at once, or a chunk at a time when there are many; any order of derivatives."""
+    if total <= WHOLE:
+        return part(*given, slice(0, total))
+    parts = [checkpoint(part, *given, rows, use_reentrant=False, preserve_rng_state=False) for rows in chunks(total)]
+    return torch.stack(parts).sum()
