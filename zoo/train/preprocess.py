@@ -23,9 +23,9 @@ class Preprocess:
         interpolation: of the resize.
         crop_pct: share of the resized picture that the evaluation keeps.
         crop_mode: timm's: "center" cuts, "squash" resizes to the very shape.
-        augment: "none"; "shift" by a sixteenth, for pictures of which the mirror image is another thing; "draw", for drawings by other hands:
-            size, place, turn, colours, blur, on white, not mirrored; "crop" and mirror, for photos; "rand", the same with RandAugment and
-            erasing.
+        augment: "none"; "shift" by a sixteenth, for pictures of which the mirror image is another thing; "draw", for drawings by other
+            hands: size, place, turn, colours, blur, on white, not mirrored; "crop" and mirror, for photos; "rand", the same with
+            RandAugment and erasing.
     """
 
     input_size: tuple[int, int, int]
