@@ -71,7 +71,7 @@ def test_every_option_of_a_joint_embedding_arrives(zoo, disk, tmp_path):
         (("effnet_cbam_b99",), "did you mean 'effnet_cbam_b"),
         (("image=effnet_ecca_test", "text=bag"), "did you mean 'effnet_eca_test'"),
         (("image=effnet_eca_test", "text=bagg"), "unknown tower 'bagg'; did you mean 'bag'?"),
-        ((*JOINT, "--head", "mpl"), "unknown head 'mpl'; did you mean 'mlp'?"),
+        ((*JOINT, "--head", "mpl"), "unknown head 'mpl'; did you mean 'mlp'"),
         ((*JOINT, "--loss", "siglipp"), "unknown loss 'siglipp'; did you mean 'siglip'"),
         ((*JOINT, "--embed-dim", "0"), "embed_dim: expected at least 1, got 0"),
         ((*JOINT, "--accumulate", "2"), "--freeze bn"),

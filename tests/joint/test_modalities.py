@@ -188,4 +188,5 @@ def test_a_pair_that_no_row_has(manifest, tmp_path):
     data = zoo.open_data(path)
     task = zoo.create_task({"text": "bag", "spectrum": "vector:width=8"}, data, embed_dim=8)
     with pytest.raises(ValueError, match="the pair text-spectrum has nothing to learn from: no training row has both"):
-        zoo.fit(task, data.train, None, zoo.TrainConfig(epochs=1, batch_size=8))
+        zoo.fit(task, data.train, None, zoo.TrainConfig(epochs=1, batch_size=8, out=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
