@@ -51,6 +51,11 @@ def _said(value: Any) -> str:
     return str(value.tolist() if isinstance(value, np.ndarray) else value)
 
 
+def network_folder(run: Path, name: str) -> Path:
+    """Where a run has the network of a modality that is pictures."""
+    return run if name == "image" else run / f"tower.{name}"
+
+
 class _PrepareRow:
     """Keeps what the towers read: pictures as tensors, the columns of a table as one dict, the rest as it is."""
 
@@ -178,7 +183,8 @@ class Align(Task):
             there = [index for index, value in enumerate(its) if value is not None]
             if len(there) > 1 and len({_said(its[index]) for index in there}) == 1:
                 only = str(its[there[0]])[:60]
-                console.print(f"warning: all {len(there)} training rows have the same {name} ({only}): nothing there tells them apart")
+                told = f"warning: all {len(there)} training rows have the same {name} ({only}): nothing there tells them apart"
+                console.print(told, soft_wrap=True, highlight=False)
             if name in self.joint.frozen and name not in self.preprocess and there:
                 self._known[name] = self._read_once(name, its, there, engine)
         for one, other in self.joint.pairs:
@@ -221,6 +227,11 @@ class Align(Task):
         rows = (config.batch_size or self.default_batch_size) * config.accumulate * world
         if rows < 2:
             raise ValueError("batch_size: a batch of one row has nothing to be told apart from; expected at least 2")
+        own = [name for name in self.preprocess if not hasattr(self.joint.towers[name], "pretrained_cfg")]
+        if config.out and own:
+            raise ValueError(
+                f"{own[0]}: a run keeps networks as timm has them, and this one is not from timm.create_model; train without out"
+            )
         self.joint.restart_scale(rows)
 
     def embed(self, batch: Batch, model: nn.Module | None = None) -> dict[str, torch.Tensor]:
@@ -386,11 +397,12 @@ class Align(Task):
         return {"task": self.kind, **self.description, "preprocess": pictures, "freeze_bn": self.freeze_bn}
 
     def save(self, out: Path, model: nn.Module, run: dict[str, Any]) -> None:
-        """The image tower as a timm network of its own, the rest in `joint.safetensors`, vocabularies in `tokenizer.<modality>.json`."""
+        """The image tower as a timm network of its own, those of other pictures in `tower.<modality>/`, the rest in `joint.safetensors`,
+        vocabularies in `tokenizer.<modality>.json`."""
         joint = unwrap_model(model)
         assert isinstance(joint, JointEmbedding)
-        image = "towers.image." if "image" in self.preprocess else "nothing of this"
-        rest = {key: tensor.detach().cpu().contiguous() for key, tensor in joint.state_dict().items() if not key.startswith(image)}
+        networks = tuple(f"towers.{name}." for name in self.preprocess)
+        rest = {key: tensor.detach().cpu().contiguous() for key, tensor in joint.state_dict().items() if not key.startswith(networks)}
         for name, tower in joint.towers.items():
             files: dict[str, bytes] = tower.files() if hasattr(tower, "files") else {}  # type: ignore[operator]
             for file, content in files.items():
@@ -400,9 +412,10 @@ class Align(Task):
             if tokenizer is not None and not files:
                 _replace(out / f"tokenizer.{name}.json", tokenizer.to_json().encode())
         _replace(out / "joint.safetensors", safetensors.torch.save(rest))
-        if "image" in self.preprocess:
-            save_model(joint.towers["image"], out, data_config=self.preprocess["image"].data_config(), extra={"zoo": run})
-        else:
+        for name, preprocess in self.preprocess.items():
+            extra = {"zoo": run} if name == "image" else None
+            save_model(joint.towers[name], network_folder(out, name), data_config=preprocess.data_config(), extra=extra)
+        if "image" not in self.preprocess:
             _replace(out / "config.json", json.dumps({"zoo": run}, indent=2).encode())
 
 
