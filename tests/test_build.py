@@ -146,6 +146,8 @@ class TestCreateJoint:
             (TOWERS, {"embed_dim": 0}, ValueError, "embed_dim: expected at least 1, got 0"),
             (TOWERS, {"options": {"audio": {}}}, ValueError, "options for audio: there is no such tower"),
             (TOWERS, {"pairs": [("image", "audio")]}, ValueError, "audio"),
+            ({"image": "effnet_cbam_test", "table": "mlp"}, {}, ValueError, "numeric and categorical are learned from training values"),
+            ({"image": torch.nn.Identity(), "text": "bag"}, {}, ValueError, "Identity does not say how wide its features are"),
         ],
     )
     def test_what_does_not_fit(self, towers, options, error, told):

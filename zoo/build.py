@@ -248,7 +248,11 @@ def _tower(modality: str, tower: str | nn.Module, values: Iterable[Any] | None, 
     own = {**own, **options}
     fits = values is not None and hasattr(cls, "fit")
     _check_options("tower", tower, given, own, *([cls, cls.fit] if fits else [cls]), skip=("tokenizer", "values", "folder"))
-    if "tokenizer" in inspect.signature(cls).parameters:
+    parameters = inspect.signature(cls).parameters
+    needed = [key for key, each in parameters.items() if each.kind is each.KEYWORD_ONLY and each.default is each.empty and key not in own]
+    if values is None and hasattr(cls, "fit") and needed:
+        raise ValueError(f"{modality}={tower}: {' and '.join(needed)} are learned from training values: give values={{{modality!r}: ...}}")
+    if "tokenizer" in parameters:
         own["tokenizer"] = Tokenizer.bytes() if values is None else Tokenizer.train(values, _VOCABULARY)
     elif fits:
         return _made("tower", tower, cls.fit, values, *given, **own)
@@ -266,7 +270,9 @@ def _head(choice: str | nn.Module, tower: nn.Module, embed_dim: int, *, asked: b
             raise ValueError(f"head {choice!r} reads feature maps, and {type(tower).__name__} has none; take linear or mlp")
         choice, cls, given, options = "linear", HEADS["linear"], [], {}
     _check_options("head", choice, given, options, cls, skip=("in_features", "embed_dim"))
-    width = int(tower.num_features) if reads_map(cls) else features_of(tower)  # type: ignore[arg-type]
+    width = features_of(tower)
+    if reads_map(cls):
+        width = int(tower.num_features)  # type: ignore[arg-type]
     return _made("head", choice, cls, width, embed_dim, *given, **options)
 
 

@@ -27,7 +27,15 @@ Loss = Callable[..., Tensor]
 
 
 def features_of(tower: nn.Module) -> int:
-    """The width of what a tower gives when it is called."""
+    """The width of what a tower gives when it is called.
+
+    Raises:
+        ValueError: it does not say.
+    """
+    if not hasattr(tower, "num_features"):
+        raise ValueError(
+            f"{type(tower).__name__} does not say how wide its features are: expected num_features, as timm's networks have it"
+        )
     # a timm model with a layer between its pooling and its classifier is wider there than its map
     return int(getattr(tower, "head_hidden_size", None) or tower.num_features)  # type: ignore[arg-type]
 
@@ -60,7 +68,8 @@ def _width(tower: nn.Module, head: nn.Module) -> int:
     """The width of what the head makes; asked of a copy, since a forward pass may touch the statistics and the random state."""
     probe = copy.deepcopy(head).eval()
     like = next(probe.parameters(), torch.empty(0))
-    shape = (1, int(tower.num_features), 2, 2) if reads_map(head) else (1, features_of(tower))  # type: ignore[arg-type]
+    width = features_of(tower)
+    shape = (1, int(tower.num_features), 2, 2) if reads_map(head) else (1, width)  # type: ignore[arg-type]
     return probe(torch.zeros(shape, device=like.device, dtype=like.dtype)).shape[-1]
 
 
@@ -110,8 +119,6 @@ class JointEmbedding(nn.Module):
                 raise ValueError(
                     f"the head of {name} ({type(heads[name]).__name__}) reads feature maps, and its tower has none; take linear"
                 )
-            if not hasattr(towers[name], "num_features"):
-                raise ValueError(f"the tower of {name} ({type(towers[name]).__name__}) does not say its width: expected num_features")
         widths = {name: _width(towers[name], heads[name]) for name in towers}
         if len(set(widths.values())) > 1:
             raise ValueError(f"heads differ in width: {widths}")

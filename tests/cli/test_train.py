@@ -240,6 +240,10 @@ def test_out_that_holds_a_run(zoo, mistake, classifier, disk, tmp_path):
 def test_what_is_not_ours_stays(zoo, mistake, disk, tmp_path):
     """A directory with somebody else's model is refused; beside a run, somebody else's files survive --overwrite."""
     same = ("train", "effnet_eca_test", "--data", disk.manifest, *SMALL)
+    for file in ("tokenizer.text.json", "tower.jpg"):
+        (tmp_path / file).mkdir()
+        (tmp_path / file / file).touch()
+        assert f"holds {file}, but no run" in mistake(*same, "--out", tmp_path / file)
     theirs = tmp_path / "model"
     theirs.mkdir()
     for file, content in (("config.json", '{"architecture": "resnet18"}'), ("model.safetensors", "weights")):

@@ -66,3 +66,4 @@ def test_plain_rows_are_a_split():
     data = Data("mine", [{"text": "a", "label": 0}], [])
     assert data.columns == ("text", "label") and data.train[0] == {"text": "a", "label": 0} and len(data.eval) == 0
     assert as_split(data.train) is data.train
+    assert as_split([{"image": 1}, {"text": "a", "image": 2}]).columns == ("image", "text")  # the first row lacks a modality

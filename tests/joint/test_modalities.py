@@ -147,6 +147,46 @@ def test_from_the_command_line(manifest, tmp_path, capsys):
     assert {"image->text", "table->image"} <= json.loads(capsys.readouterr().out).keys()
 
 
+def test_a_row_without_the_columns_of_a_table_has_no_table(manifest):
+    data = zoo.open_data(manifest)
+    towers = {"text": "bag:width=8", "table": "mlp:columns=age,width=8", "spectrum": "vector:width=8"}
+    task = zoo.create_task(towers, data, embed_dim=8)
+    assert task.tables == {"table": ("age",)} and task.describe()["tables"] == {"table": ["age"]}
+    rows = list(data.train.without_pictures())
+    assert any("age" not in row and "colour" in row for row in rows)
+    prepare = task.prepare(False)
+    assert all(("table" in prepare(row)) == ("age" in row) for row in rows)
+
+
+def test_a_cell_that_no_training_would_reach_is_told_before_it(manifest, tmp_path):
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    lines = [{key: line[key] for key in line.keys() & {"caption", "age", "split"}} for line in lines]
+    lines[50]["age"] = "old"
+    path = tmp_path / "old.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines if line.keys() - {"split"}))
+    with pytest.raises(ValueError, match="the eval rows: column 'age' is numeric, and row 10 has 'old'"):
+        zoo.create_task({"text": "bag:width=8", "table": "mlp"}, path)
+
+
+def test_commands_that_need_pictures(manifest, tmp_path, capsys):
+    out = tmp_path / "run"
+    towers = ["text=bag:width=8", "table=mlp:width=8"]
+    assert command(["train", *towers, "--data", str(manifest), "--epochs", "1", "--embed-dim", "8", "--out", str(out)]) == 0
+    for words, told in (
+        (["eval", str(out), "--linear-probe", "--data", "digits"], "there is no image tower"),
+        (["export", str(out), "--to", "timm", "--out", str(tmp_path / "timm")], "there is no image tower"),
+        (["show", str(out)], "holds no network for pictures"),
+        (["search", str(out), "5", "--from", "table"], "not an object with a column in it"),
+        (["search", str(out), "{}", "--from", "table"], "not an object with a column in it"),
+        (["search", str(out), '{"agee": 5}', "--from", "table"], "reads no column 'agee'; did you mean 'age'"),
+    ):
+        capsys.readouterr()
+        assert command(words) == 2, words
+        said = capsys.readouterr().err
+        assert told in said and said.count("\n") == 1
+    assert command(["search", str(out), '{"age": 5}', "--from", "table"]) == 0
+
+
 def test_without_pictures(manifest, tmp_path):
     data = zoo.open_data(manifest)
     task = zoo.create_task({"text": "bag", "table": "mlp", "spectrum": "vector:width=8"}, data, embed_dim=8)

@@ -50,6 +50,7 @@ def test_it_finds_the_columns_by_looking():
         [26, np.std([22.5, 30, 25.5])]
     )
     assert tower.config["categorical"] == {"city": ["Bonn", "Kiel"]}  # names do not repeat, and kind is always x
+    assert tower.columns == ("age", "bmi", "city")
     x = tower.prepare(ROWS)
     assert x[:, 2].tolist() == [1, 2, 1, 2, 0] and x[:, 0].isnan().tolist() == [False, False, True, True, False]
     assert x[:, :2].nanmean(0).abs().max() < 1e-6

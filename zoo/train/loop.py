@@ -88,7 +88,8 @@ def _may_write(out: Path, config: TrainConfig) -> None:
         raise ValueError(f"resume: {out} holds no run; leave resume out to start one")
     if is_run(out) and not config.resume and not config.overwrite:
         raise ValueError(f"out: {out} already holds a run; resume it (--resume), replace it (--overwrite), or choose another directory")
-    if not is_run(out) and (held := [file for file in _FILES if (out / file).exists()]):
+    ours = [*_FILES, *(path.name for pattern in ("tokenizer.*.json", "tower.*") for path in out.glob(pattern))]
+    if not is_run(out) and (held := [file for file in ours if (out / file).exists()]):
         raise ValueError(f"out: {out} holds {', '.join(held)}, but no run; choose another directory, so that nothing is lost")
 
 
