@@ -11,6 +11,7 @@ from ..build import create_task, each_of, open_data
 from ..progress import console
 from ..train import TrainConfig, fit
 from ..train.config import DEVICES, PRECISIONS
+from ..train.engine import leave
 from ..train.preprocess import AUGMENTS
 from ..train.randomness import seed_everything
 from .app import Debug, app
@@ -181,4 +182,5 @@ def train(
     rows = f"{len(opened.train)} rows, {len(opened.eval)} to evaluate on"
     console.print(f"{' '.join(model)}: {parameters / 1e6:.1f} M parameters; {data}: {rows}", highlight=False, soft_wrap=True)
     metrics = fit(task, opened.train, opened.eval, config, about={"data": opened.name})
+    leave()
     console.print(f"{task.metric} {metrics[task.metric]:.1f} %; the run is in {out}; next: zoo eval {out}", highlight=False, soft_wrap=True)

@@ -15,6 +15,12 @@ from .config import DEVICES
 _BUCKET = 1 << 25  # numbers that travel together
 
 
+def leave() -> None:
+    """Take leave of the other processes, if there are any: one that ends without may be aborted on its way out, after all was done."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 class _Gather(torch.autograd.Function):
     """All processes' tensors of one shape, [world, ...]; the gradient of each comes back from all of them, added up."""
 
