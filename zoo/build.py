@@ -97,7 +97,7 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
 
 
 def named(choice: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """ "triplet:margin=0.3" -> ("triplet", [], {"margin": 0.3}); "hf:DIR,max_length=32" -> ("hf", ["DIR"], {"max_length": 32})."""
+    """A name with its options: "triplet:margin=0.3" -> ("triplet", [], {"margin": 0.3}), "hf:DIR" -> ("hf", ["DIR"], {})."""
     name, _, rest = choice.partition(":")
     given: list[Any] = []
     options: dict[str, Any] = {}
@@ -114,7 +114,7 @@ def named(choice: str) -> tuple[str, list[Any], dict[str, Any]]:
 
 
 def each_of(choice: str, keys: Collection[str]) -> str | dict[str, str]:
-    """ "image=attnpool,text=mlp" -> {"image": "attnpool", "text": "mlp"}, where the keys are known; "clip" -> "clip"."""
+    """A choice for each key, "image=attnpool,text=mlp" -> {"image": "attnpool", "text": "mlp"}; or one for all, as it is."""
     found: dict[str, str] = {}
     last = ""
     for word in choice.split(","):
@@ -330,7 +330,7 @@ def _create_align(
 
     description = {
         "towers": shown(model),
-        "tower_options": {name: tower.config for name, tower in joint.towers.items() if name not in pictures},
+        "tower_options": {name: getattr(tower, "config", {}) for name, tower in joint.towers.items() if name not in pictures},
         "tokenizers": {name: tower.tokenizer.digest for name, tower in joint.towers.items() if hasattr(tower, "tokenizer")},
         "head": shown(head),
         "embed_dim": embed_dim,
