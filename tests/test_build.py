@@ -1,6 +1,7 @@
 """The edge: names become objects."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -244,6 +245,52 @@ class TestLoadRun:
         zoo.save_model(timm.create_model("effnet_se_test"), tmp_path)
         with pytest.raises(ValueError, match="is not a run"):
             zoo.load_run(tmp_path)
+
+    @pytest.mark.parametrize(
+        "file, content, told",
+        [
+            ("model.safetensors", None, "model.safetensors is missing"),
+            ("model.safetensors", b"half", "model.safetensors is damaged"),
+            ("joint.safetensors", None, "joint.safetensors"),
+            ("joint.safetensors", b"half", "joint.safetensors is damaged"),
+            ("tokenizer.text.json", None, "tokenizer.text.json"),
+            ("tokenizer.text.json", b"{", "tokenizer.text.json is damaged"),
+            ("config.json", b'{"architecture": "effnet_eca_test", "zoo": {"task": "align", "preprocess": {}}}', "config.json is damaged"),
+        ],
+    )
+    def test_a_file_that_is_missing_or_damaged(self, data, tmp_path, file, content, told):
+        task = zoo.create_task({"image": "effnet_eca_test", "text": "bag:width=8"}, data, embed_dim=8)
+        zoo.fit(task, data.train, None, replace(self.CONFIG, out=str(tmp_path)))
+        (tmp_path / file).write_bytes(content) if content is not None else (tmp_path / file).unlink()
+        with pytest.raises(ValueError, match=f"the run does not load: .*{told}"):
+            zoo.load_run(tmp_path)
+        if file == "model.safetensors":
+            with pytest.raises((ValueError, FileNotFoundError), match=told):
+                zoo.build.create_model(str(tmp_path))
+
+    def test_a_second_column_of_pictures_from_a_run_that_is_gone(self, data, tmp_path):
+        zoo.fit(zoo.create_task("effnet_eca_test", data), data.train, None, replace(self.CONFIG, out=str(tmp_path / "first")))
+
+        def read(split):
+            return Split(len(split), lambda index: {**split[index], "photo": split[index]["image"]}, ("image", "photo"))
+
+        double = replace(data, train=read(data.train), eval=read(data.eval), classes=None)
+        task = zoo.create_task({"image": "effnet_cbam_test", "photo": str(tmp_path / "first")}, double, embed_dim=8)
+        zoo.fit(task, double.train, None, replace(self.CONFIG, out=str(tmp_path / "second")))
+        shutil.rmtree(tmp_path / "first")
+        before, after = task.joint.state_dict(), zoo.load_run(tmp_path / "second").task.joint.state_dict()
+        assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+
+    def test_parts_that_are_objects(self, data, tmp_path):
+        towers = {"image": "effnet_eca_test", "text": zoo.towers.Bag(tokenizer=zoo.towers.Tokenizer.bytes(), width=8)}
+        for name, head in (("named", "linear"), ("object", {"text": torch.nn.Linear(8, 16)})):
+            task = zoo.create_task(towers, data, embed_dim=16, head=head)
+            zoo.fit(task, data.train, None, replace(self.CONFIG, out=str(tmp_path / name)))
+        assert zoo.load_run(tmp_path / "named").task.describe() == json.loads(
+            json.dumps(zoo.create_task(towers, data, embed_dim=16).describe())
+        )
+        with pytest.raises(ValueError, match="text was given as an object, Linear; make the task again in Python"):
+            zoo.load_run(tmp_path / "object")
 
     def test_an_unknown_task(self, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({"zoo": {"task": "dream"}}))

@@ -9,24 +9,26 @@ load_run("runs/x")                                         what `zoo train` left
 import functools
 import inspect
 import json
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import safetensors.torch
 import timm
 import torch
 from torch import nn
 
-from registry import DATASETS, HEADS, LOSSES, TOWERS, nearest
+from registry import DATASETS, HEADS, LOSSES, TOWERS, UnknownName, nearest
 
-from .datasets import Data, Split, read_coco, read_flickr, read_folder, read_manifest
-from .joint import JointEmbedding, Loss, features_of, reads_map
+from .datasets import Data, read_coco, read_flickr, read_folder, read_manifest, read_picture
+from .datasets.data import Row
+from .joint import JointEmbedding, Loss, check_pairs, features_of, reads_map
 from .progress import tracked
 from .towers.tokenizer import Tokenizer
 from .train import Align, Classify, Preprocess, Task
-from .train.align import raw_value
+from .train.align import network_folder, raw_value
 
 _MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet")
 _CAPTIONS = {".json": read_coco, ".token": read_flickr, ".txt": read_flickr}
@@ -83,17 +85,45 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
 
     Raises:
         UnknownModel: timm has no such model.
-        ValueError: timm has no such weights, or they do not fit.
+        FileNotFoundError: there is no such directory.
+        ValueError: timm has no such weights, they do not fit, or the directory holds no network.
     """
     if "/" in name and Path(name).is_dir() or (Path(name) / "config.json").is_file():
         name, kwargs = f"local-dir:{name}", {**kwargs, "pretrained": True}
     bare = name.partition(".")[0]
+    if ":" in name and timm.is_model(bare.partition(":")[0]):
+        raise ValueError(f"model {name!r}: a network for pictures has no options in its name; from Python: model_options={{...}}")
+    if ":" not in name and "/" in name:
+        raise FileNotFoundError(f"model {name}: no such run directory")
     if ":" not in name and not timm.is_model(bare):
         raise UnknownModel(f"unknown model {bare!r}; {nearest(bare, timm.list_models())}")
+    if name.startswith("local-dir:"):
+        _check_network(Path(name.removeprefix("local-dir:")))
     try:
         return timm.create_model(name, **kwargs)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{name.removeprefix('local-dir:')}/model.safetensors is damaged: {error}") from error
     except RuntimeError as error:  # no such tag, no weights for it, or weights of another network
         raise ValueError(str(error)) from error
+    except TypeError as error:
+        if "drop_path_rate" in kwargs:  # not every network has stochastic depth
+            return create_model(name, **{key: value for key, value in kwargs.items() if key != "drop_path_rate"})
+        raise ValueError(f"model {name!r}: {error}") from error
+
+
+def _check_network(path: Path) -> None:
+    """Raises FileNotFoundError or ValueError where a directory holds no network for timm to read."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such directory")
+    try:
+        config = json.loads((path / "config.json").read_text())
+        known = "architecture" in config
+    except (OSError, ValueError):
+        known = False
+    if not known:
+        raise ValueError(f"{path} holds no network for pictures: expected a config.json with its architecture, as `zoo train` writes it")
+    if "zoo" in config and not (path / "model.safetensors").is_file():  # timm would take another file's weights
+        raise FileNotFoundError(f"{path}: model.safetensors is missing")
 
 
 def named(choice: str) -> tuple[str, list[Any], dict[str, Any]]:
@@ -121,6 +151,8 @@ def each_of(choice: str, keys: Collection[str]) -> str | dict[str, str]:
         key, equals, value = word.partition("=")
         if equals and key in keys:
             found[key], last = value, key
+        elif equals and ":" not in (found[last] if last else key):  # it cannot be an option either
+            raise ValueError(f"{word!r}: there is no {key}; {nearest(key, list(keys))}")
         elif last:
             found[last] += f",{word}"  # an option of the last one
         else:
@@ -128,10 +160,48 @@ def each_of(choice: str, keys: Collection[str]) -> str | dict[str, str]:
     return found
 
 
+_KINDS: dict[type, str] = {int: "a whole number of at least 1", float: "a number", bool: "true or false", str: "a word", type(None): "null"}
+
+
+def _is_of(kind: type, value: Any) -> bool:
+    if isinstance(value, bool) or kind not in (int, float):
+        return type(value) is kind
+    if kind is int:
+        return isinstance(value, int) and value >= 1
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _check_options(
+    what: str, choice: str, given: Sequence[Any], own: Mapping[str, Any], *makers: Callable[..., Any], skip: Collection[str] = ()
+) -> None:
+    """Whether the makers, the last of which is called, take what stands behind a name.
+
+    Raises:
+        ValueError: something is missing or too much, there is no such option, or its value is of another kind.
+    """
+    name = choice.partition(":")[0]
+    signatures = [inspect.signature(make).parameters for make in makers]
+    free = any(each.kind is each.VAR_KEYWORD for each in signatures[0].values())
+    known = {
+        key: each for signature in signatures for key, each in signature.items() if key not in skip and each.kind is not each.VAR_KEYWORD
+    }
+    places = [key for key, each in signatures[-1].items() if key not in skip and each.kind is each.POSITIONAL_OR_KEYWORD]
+    for place in places[len(given) :]:
+        if place not in own and known[place].default is inspect.Parameter.empty:
+            raise ValueError(f"{what} {choice!r}: expected {name}:{place.upper()}")
+    for word in [*given[len(places) :], *(key for key in own if key not in known and not free)]:
+        raise ValueError(f"{what} {choice!r}: {name} has no option {word!r}; {nearest(word, list(known)) if known else 'it has none'}")
+    for key, value in own.items():
+        kinds = get_args(known[key].annotation) or (known[key].annotation,) if key in known else ()
+        if kinds and all(kind in _KINDS for kind in kinds) and not any(_is_of(kind, value) for kind in kinds):
+            expected = " or ".join(_KINDS[kind] for kind in kinds)
+            raise ValueError(f"{what} {choice!r}: {key}: expected {expected}, got {value!r}")
+
+
 def _made(what: str, choice: str, make: Callable[..., Any], *given: Any, **options: Any) -> Any:
     try:
         return make(*given, **options)
-    except TypeError as error:
+    except (TypeError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"{what} {choice!r}: {error}; options are given as {choice.partition(':')[0]}:name=value,name=value") from error
 
 
@@ -140,16 +210,16 @@ def _loss(choice: str | Loss) -> Loss:
         return choice
     name, given, options = named(choice)
     function: Any = LOSSES[name]
-    known = [key for key, each in inspect.signature(function).parameters.items() if each.kind is each.KEYWORD_ONLY]
-    own = [key for key in known if key not in ("logit_scale", "logit_bias", "ids")]
-    for word in [*given, *(key for key in options if key not in own)]:
-        raise ValueError(f"loss {choice!r}: {name} has no option {word!r}; {nearest(word, own) if own else 'it has none'}")
+    _check_options("loss", choice, given, options, function, skip=("a", "b", "logit_scale", "logit_bias", "ids"))
     if not options:
         return function
     chosen: Any = functools.partial(function, **options)
     chosen.init_logit_scale, chosen.init_logit_bias = function.init_logit_scale, function.init_logit_bias
     if during := getattr(function, "during", None):
         chosen.during = lambda progress: {key: value for key, value in during(progress).items() if key not in options}
+    _made(
+        "loss", choice, chosen, torch.eye(2), torch.eye(2), logit_scale=torch.ones(1), logit_bias=torch.zeros(1)
+    )  # a wrong value is told now
     return chosen
 
 
@@ -161,6 +231,8 @@ def _is_picture(modality: str, tower: str | nn.Module) -> bool:
 
 def _tower(modality: str, tower: str | nn.Module, values: Iterable[Any] | None, options: Mapping[str, Any]) -> nn.Module:
     if isinstance(tower, nn.Module):
+        if classes := getattr(tower, "num_classes", 0):
+            raise ValueError(f"{modality}: the network still has its classifier, of {classes} classes; make it with num_classes=0")
         return tower
     name, given, own = named(tower)
     if name not in TOWERS:
@@ -174,9 +246,11 @@ def _tower(modality: str, tower: str | nn.Module, values: Iterable[Any] | None, 
         raise ValueError(f"image={tower}: {name!r} is a tower for {kind}; a picture's tower is any timm model, such as effnet_cbam_b0")
     cls: Any = TOWERS[name]
     own = {**own, **options}
+    fits = values is not None and hasattr(cls, "fit")
+    _check_options("tower", tower, given, own, *([cls, cls.fit] if fits else [cls]), skip=("tokenizer", "values", "folder"))
     if "tokenizer" in inspect.signature(cls).parameters:
         own["tokenizer"] = Tokenizer.bytes() if values is None else Tokenizer.train(values, _VOCABULARY)
-    elif values is not None and hasattr(cls, "fit"):
+    elif fits:
         return _made("tower", tower, cls.fit, values, *given, **own)
     return _made("tower", tower, cls, *given, **own)
 
@@ -190,7 +264,8 @@ def _head(choice: str | nn.Module, tower: nn.Module, embed_dim: int, *, asked: b
     if reads_map(cls) and not callable(getattr(tower, "forward_features", None)):
         if asked:
             raise ValueError(f"head {choice!r} reads feature maps, and {type(tower).__name__} has none; take linear or mlp")
-        cls, given, options = HEADS["linear"], [], {}
+        choice, cls, given, options = "linear", HEADS["linear"], [], {}
+    _check_options("head", choice, given, options, cls, skip=("in_features", "embed_dim"))
     width = int(tower.num_features) if reads_map(cls) else features_of(tower)  # type: ignore[arg-type]
     return _made("head", choice, cls, width, embed_dim, *given, **options)
 
@@ -232,8 +307,10 @@ def create_joint(
         raise ValueError(f"options for {', '.join(unknown)}: there is no such tower; towers are for {', '.join(towers)}")
     if isinstance(head, Mapping) and (unknown := sorted(head.keys() - towers.keys())):
         raise ValueError(f"a head for {unknown[0]!r}: there is no such tower; {nearest(unknown[0], list(towers))}")
-    if embed_dim < 1:
-        raise ValueError(f"embed_dim: expected at least 1, got {embed_dim}")
+    if not _is_of(int, embed_dim):
+        raise ValueError(f"embed_dim: expected at least 1, got {embed_dim!r}")
+    if not isinstance(head, str | Mapping):
+        raise ValueError(f"head: expected a name, or a name or a module for each modality, got {head!r}")
     losses = {pair: _loss(each) for pair, each in loss.items()} if isinstance(loss, Mapping) else _loss(loss)
     for each in head.values() if isinstance(head, Mapping) else [head]:
         _ = isinstance(each, str) and HEADS[named(each)[0]]  # an unknown name before anything is built
@@ -276,6 +353,8 @@ def _tables(towers: Mapping[str, Any], data: Data) -> dict[str, tuple[str, ...]]
     for name, tower in towers.items():
         if name == "label":
             raise ValueError("label is what a classifier learns, and no modality; its words belong into a column of their own")
+        if name in ("id", "index"):
+            raise ValueError(f"{name} says which row it is, and is no modality; a column of your own needs another name")
         if name in data.columns:
             continue
         kind = tower if isinstance(tower, type | nn.Module) else TOWERS.get(tower.partition(":")[0])
@@ -304,11 +383,20 @@ def _create_align(
     weights: Mapping[str, float] | None,
     frozen: Collection[str],
 ) -> Align:
+    for name, tower in model.items():
+        if not isinstance(tower, str | nn.Module):
+            raise ValueError(f"{name}: expected a name or a module, got {tower!r}")
+        if not _is_picture(name, tower) and isinstance(tower, nn.Module) and not callable(getattr(tower, "prepare", None)):
+            raise ValueError(
+                f"{name}: {type(tower).__name__} has no `prepare`, which makes a tensor of raw values, as registry.TOWERS asks"
+            )
     tables = _tables(model, data)
     pictures = [name for name, tower in model.items() if _is_picture(name, tower)]
+    check_pairs(pairs or (), tuple(model))
     if pairs is not None and (alone := [name for name in model if not any(name in pair for pair in pairs)]):
         raise ValueError(f"{alone[0]} is in no pair and would learn nothing; pairs are {', '.join('-'.join(pair) for pair in pairs)}")
-    values = {name: _training_values(data.train, name, tables.get(name, ())) for name in model if name not in pictures}
+    seen = {name: tracked(data.train.without_pictures(), len(data.train), f"look at {name}") for name in model if name not in pictures}
+    values = {name: _values(rows, name, tables) for name, rows in seen.items()}
     options = {name: image_options for name in pictures if isinstance(model[name], str)}
     joint: Any = create_joint(
         model,
@@ -322,19 +410,30 @@ def _create_align(
         options=options,
     )
     preprocess = {name: Preprocess.of(joint.towers[name], img_size=img_size, augment=augment) for name in pictures}
+    for name in tables:  # a row without any of the columns that its tower reads has no table
+        tables[name] = getattr(joint.towers[name], "columns", tables[name])
+    _try(joint, preprocess, {name: _values(data.train.without_pictures(), name, tables) for name in model})
+    for name, columns in tables.items():
+        try:
+            joint.towers[name].prepare([raw_value(row, name, columns) or {} for row in data.eval.without_pictures()])
+        except ValueError as error:
+            raise ValueError(f"the eval rows: {error}") from error
 
-    def shown(choice: Any) -> Any:
+    def shown(choice: Any, known: Mapping[str, Any]) -> Any:
         if isinstance(choice, Mapping):
-            return {key: shown(each) for key, each in choice.items()}
-        return choice if isinstance(choice, str) else getattr(choice, "__name__", type(choice).__name__)
+            return {key: shown(each, known) for key, each in choice.items()}
+        if isinstance(choice, str):
+            return choice
+        name = next((name for name, each in known.items() if each in (choice, type(choice))), None)
+        return name or f"<{getattr(choice, '__name__', type(choice).__name__)}>"
 
     description = {
-        "towers": shown(model),
+        "towers": shown(model, TOWERS.loaded()),
         "tower_options": {name: getattr(tower, "config", {}) for name, tower in joint.towers.items() if name not in pictures},
         "tokenizers": {name: tower.tokenizer.digest for name, tower in joint.towers.items() if hasattr(tower, "tokenizer")},
-        "head": shown(head),
+        "head": shown(head, {}),
         "embed_dim": embed_dim,
-        "loss": shown(loss),
+        "loss": shown(loss, LOSSES.loaded()),
         "pairs": [list(pair) for pair in joint.pairs],
         "weights": dict(joint.weights),
         "frozen": sorted(frozen),
@@ -346,10 +445,34 @@ def _create_align(
     return _align(joint, description, preprocess, tables, freeze_bn)
 
 
-def _training_values(train: Split, name: str, columns: Sequence[str]) -> Iterator[Any]:
-    """The raw values of a modality that are there, one by one; no picture is opened."""
-    for row in tracked(train.without_pictures(), len(train), f"look at {name}"):
-        if (value := raw_value(row, name, columns)) is not None:
+@torch.no_grad()
+def _try(joint: JointEmbedding, preprocess: Mapping[str, Preprocess], values: Mapping[str, Iterator[Any]]) -> None:
+    """One value of each modality through tower and head, so that what does not fit is told before anything is written.
+
+    Raises:
+        ValueError: it does not go through.
+    """
+    joint.eval()
+    for name, tower in joint.towers.items():
+        first: Any = next(values[name], None)
+        try:
+            if name not in preprocess:
+                x = None if first is None else tower.prepare([first])  # type: ignore[operator]
+            else:
+                if isinstance(first, str | Path):
+                    read_picture(first)
+                x = torch.zeros(1, *preprocess[name].input_size)
+            if x is not None:
+                joint.project(name, joint.features(name, x.to(next(joint.parameters()).device)))
+        except (ValueError, TypeError, AssertionError, ArithmeticError, LookupError, RuntimeError) as error:
+            raise ValueError(f"{name}: {error}") from error
+    joint.train()
+
+
+def _values(rows: Iterable[Row], name: str, tables: Mapping[str, Sequence[str]]) -> Iterator[Any]:
+    """The raw values of a modality that are there, one by one."""
+    for row in rows:
+        if (value := raw_value(row, name, tables.get(name, ()))) is not None:
             yield value
 
 
@@ -489,15 +612,16 @@ def load_run(path: str | Path) -> Run:
         raise ValueError(f"{path}: unknown task {kind!r}; expected {' or '.join(loaders)}")
     try:
         return Run(path, loaders[kind](path, config, settings), settings)
-    except (safetensors.SafetensorError, RuntimeError, OSError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, LookupError) as error:
+        if isinstance(error, UnknownName):
+            raise ValueError(f"{path}: the run does not load: {error}") from error
+        raise ValueError(f"{path}: the run does not load: config.json is damaged ({type(error).__name__}: {error})") from error
+    except (RuntimeError, OSError, ValueError) as error:
         raise ValueError(f"{path}: the run does not load: {error}") from error
 
 
 def _load_classifier(path: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> Task:
-    try:
-        network = timm.create_model(f"local-dir:{path}", pretrained=True, drop_path_rate=settings.get("drop_path"))
-    except TypeError:  # a network without stochastic depth, which was trained as an object
-        network = timm.create_model(f"local-dir:{path}", pretrained=True)
+    network: Any = create_model(f"local-dir:{path}", pretrained=True, drop_path_rate=settings.get("drop_path"))
     return Classify(
         network,
         name=settings["model"],
@@ -513,12 +637,15 @@ def _load_classifier(path: Path, config: Mapping[str, Any], settings: Mapping[st
 
 def _load_joint(path: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> Task:
     towers: dict[str, nn.Module] = {}
+    pictures = settings["preprocess"]
+    for what in ("towers", "head", "loss"):
+        chosen = settings[what] if isinstance(settings[what], dict) else {what: settings[what]}
+        for name, each in chosen.items():
+            if each.startswith("<") and not (what == "towers" and name in pictures):
+                raise ValueError(f"{name} was given as an object, {each[1:-1]}; make the task again in Python and load joint.safetensors")
     for name, tower in settings["towers"].items():
-        if name == "image":
-            towers[name] = timm.create_model(f"local-dir:{path}", pretrained=True, num_classes=0)
-        elif name in settings["preprocess"]:
-            channels = settings["preprocess"][name]["input_size"][0]
-            towers[name] = create_model(tower, num_classes=0, **{"in_chans": channels, **settings["model_options"]})
+        if name in pictures:
+            towers[name] = create_model(f"local-dir:{network_folder(path, name)}", pretrained=True, num_classes=0)
         else:
             towers[name] = _loaded_tower(path, name, TOWERS[tower.partition(":")[0]], settings["tower_options"][name])
         held = getattr(towers[name], "tokenizer", None)
@@ -534,16 +661,24 @@ def _load_joint(path: Path, config: Mapping[str, Any], settings: Mapping[str, An
         weights=settings["weights"],
         frozen=settings["frozen"],
     )
-    rest = safetensors.torch.load_file(path / "joint.safetensors")
-    image = {f"towers.image.{key}": tensor for key, tensor in towers["image"].state_dict().items()} if "image" in towers else {}
-    joint.load_state_dict({**rest, **image})
+    try:
+        rest = safetensors.torch.load_file(path / "joint.safetensors")
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"joint.safetensors is damaged: {error}") from error
+    networks = {f"towers.{name}.{key}": tensor for name in pictures for key, tensor in towers[name].state_dict().items()}
+    joint.load_state_dict({**rest, **networks})
     preprocess = {name: Preprocess(**_tuples(each)) for name, each in settings["preprocess"].items()}
     return _align(joint, {key: settings[key] for key in _JOINT}, preprocess, settings["tables"], settings["freeze_bn"])
 
 
 def _loaded_tower(path: Path, name: str, cls: Any, config: Mapping[str, Any]) -> nn.Module:
     if "tokenizer" in inspect.signature(cls).parameters:
-        return cls(tokenizer=Tokenizer.from_json((path / f"tokenizer.{name}.json").read_text()), **config)
+        file = path / f"tokenizer.{name}.json"
+        try:
+            tokenizer = Tokenizer.from_json(file.read_text())
+        except ValueError as error:
+            raise ValueError(f"{file.name} is damaged: {error}") from error
+        return cls(tokenizer=tokenizer, **config)
     if hasattr(cls, "from_files"):
         return cls.from_files(path / f"tower.{name}", **config)
     return cls(**config)

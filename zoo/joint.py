@@ -36,6 +36,25 @@ def reads_map(head: nn.Module | type[nn.Module]) -> bool:
     return getattr(head, "reads", "vector") == "map"
 
 
+def check_pairs(pairs: Sequence[tuple[str, str]], modalities: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The pairs.
+
+    Raises:
+        ValueError: one is not of two different modalities, or is there twice.
+    """
+    seen: set[frozenset[str]] = set()
+    for pair in pairs:
+        if isinstance(pair, str) or len(pair) != 2 or pair[0] == pair[1]:
+            raise ValueError(f"pair {pair!r}: expected two different modalities, such as {tuple(modalities[:2])}")
+        for name in pair:
+            if name not in modalities:
+                raise ValueError(f"pair {pair!r}: no tower for {name!r}; {nearest(name, list(modalities))}")
+        if frozenset(pair) in seen:
+            raise ValueError(f"pair {pair!r} is given twice")
+        seen.add(frozenset(pair))
+    return tuple((one, other) for one, other in pairs)
+
+
 @torch.no_grad()
 def _width(tower: nn.Module, head: nn.Module) -> int:
     """The width of what the head makes; asked of a copy, since a forward pass may touch the statistics and the random state."""
@@ -91,11 +110,17 @@ class JointEmbedding(nn.Module):
                 raise ValueError(
                     f"the head of {name} ({type(heads[name]).__name__}) reads feature maps, and its tower has none; take linear"
                 )
+            if not hasattr(towers[name], "num_features"):
+                raise ValueError(f"the tower of {name} ({type(towers[name]).__name__}) does not say its width: expected num_features")
         widths = {name: _width(towers[name], heads[name]) for name in towers}
         if len(set(widths.values())) > 1:
             raise ValueError(f"heads differ in width: {widths}")
         self.embed_dim: int = widths[self.modalities[0]]
-        self.pairs = self._checked([(self.modalities[0], other) for other in self.modalities[1:]] if pairs is None else pairs)
+        self.pairs = check_pairs(
+            [(self.modalities[0], other) for other in self.modalities[1:]] if pairs is None else pairs, self.modalities
+        )
+        if not self.pairs:
+            raise ValueError("no pairs: a joint embedding without a pair has nothing to learn")
         names = [f"{one}-{other}" for one, other in self.pairs]
         self.losses: dict[str, Loss] = dict(loss) if isinstance(loss, Mapping) else dict.fromkeys(names, loss)
         self.weights: dict[str, float] = dict.fromkeys(names, 1.0) | dict(weights or {})
@@ -104,8 +129,16 @@ class JointEmbedding(nn.Module):
                 raise ValueError(f"a {what} for {name}, which is no pair; {nearest(name, names)}")
         if left := [name for name in names if name not in self.losses]:
             raise ValueError(f"no loss for the pair {left[0]}")
-        if wrong := {name: weight for name, weight in self.weights.items() if not 0 <= weight < math.inf}:
-            raise ValueError(f"weights: expected numbers of at least 0, got {wrong}")
+        for name, each in self.losses.items():
+            if not (hasattr(each, "init_logit_scale") and hasattr(each, "init_logit_bias")):
+                raise ValueError(
+                    f"loss of {name}: expected a function with init_logit_scale and init_logit_bias (None: it has none), got {each!r}"
+                )
+        numbers = [weight for weight in self.weights.values() if isinstance(weight, int | float) and 0 <= weight < math.inf]
+        if len(numbers) < len(self.weights) or not any(numbers):
+            raise ValueError(f"weights: expected numbers of at least 0, not all of them 0, got {self.weights}")
+        if isinstance(frozen, str):
+            raise ValueError(f"frozen: expected a list of modalities, got {frozen!r}")
         if unknown := sorted(set(frozen) - set(towers)):
             raise ValueError(f"frozen: there is no tower for {unknown[0]!r}; {nearest(unknown[0], list(towers))}")
         self.frozen = frozenset(frozen)
@@ -200,18 +233,3 @@ class JointEmbedding(nn.Module):
         bias = self.logit_bias[number : number + 1] if self.logit_bias is not None and loss.init_logit_bias is not None else None
         during = getattr(loss, "during", None)  # only losses that warm up have it
         return {"logit_scale": scale, "logit_bias": bias, **(during(progress) if during else {})}
-
-    def _checked(self, pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-        seen: set[frozenset[str]] = set()
-        for pair in pairs:
-            if len(pair) != 2 or pair[0] == pair[1]:
-                raise ValueError(f"pair {pair!r}: expected two different modalities")
-            for name in pair:
-                if name not in self.modalities:
-                    raise ValueError(f"pair {pair!r}: no tower for {name!r}; {nearest(name, list(self.modalities))}")
-            if frozenset(pair) in seen:
-                raise ValueError(f"pair {pair!r} is given twice")
-            seen.add(frozenset(pair))
-        if not seen:
-            raise ValueError("no pairs: a joint embedding without a pair has nothing to learn")
-        return tuple((one, other) for one, other in pairs)

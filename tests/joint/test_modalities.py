@@ -6,6 +6,7 @@ import wave
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -161,7 +162,24 @@ def test_without_pictures(manifest, tmp_path):
     [
         ({"image": "effnet_cbam_test", "txet": "bag"}, {}, "there is no txet to train a tower on; did you mean 'text'"),
         ({"image": "effnet_cbam_test", "text": "bag", "table": "mlp"}, {"pairs": [("image", "text")]}, "table is in no pair"),
-        ({"image": "effnet_cbam_test", "text": "bag"}, {"pairs": [("image", "table")]}, "text is in no pair"),
+        ({"image": "effnet_cbam_test", "text": "bag"}, {"pairs": [("image", "txt")]}, "no tower for 'txt'; did you mean 'text'"),
+        ({"image": "effnet_cbam_test", "text": "bag"}, {"pairs": ["image-text"]}, "such as \\('image', 'text'\\)"),
+        ({"image": "effnet_cbam_test", "colour": "mlp"}, {}, "mlp reads a table, column to cell, and here is 'blue'; .*columns=NAME"),
+        ({"image": "effnet_cbam_test", "colour": "effnet_cbam_test"}, {}, "colour: .*: no such file"),
+        ({"image": "effnet_cbam_test", "text": "bag:max_length=0"}, {}, "max_length: expected a whole number of at least 1, got 0"),
+        ({"image": "effnet_cbam_test", "text": "bag"}, {"frozen": "text"}, "frozen: expected a list of modalities, got 'text'"),
+        ({"image": "effnet_cbam_test", "text": "bag"}, {"weights": {"image-text": 0}}, "weights: expected numbers .*, not all of them 0"),
+        ({"image": "effnet_cbam_test", "text": torch.nn.Identity()}, {}, "text: Identity has no `prepare`"),
+        ({"image": "effnet_cbam_test", "text": torch.nn.Identity}, {}, "text: expected a name or a module, got <class"),
+        ({"image": timm.create_model("effnet_cbam_test"), "text": "bag"}, {}, "image: .* classifier, of 1000 classes; .*num_classes=0"),
+        ({"image": "vit_tiny_patch16_224", "text": "bag"}, {}, "image: Input height \\(32\\) doesn't match model \\(224\\)"),
+        ({"image": "test_vit", "text": "bag"}, {"head": "attnpool"}, "image: head attnpool: expected a feature map"),
+        ({"image": "effnet_cbam_test", "text": "bag"}, {"head": None}, "head: expected a name"),
+        (
+            {"image": "effnet_cbam_test", "text": "bag"},
+            {"loss": torch.dist},
+            "loss of image-text: expected a function with init_logit_scale",
+        ),
         ({"image": "effnet_cbam_test", "table": "mlp:numeric=colour"}, {}, "column 'colour' is numeric, and row 1 has 'blue'"),
         ({"image": "effnet_cbam_test", "table": "mlp:wdith=4"}, {}, "wdith"),
         ({"image": "effnet_cbam_test", "text": "bag"}, {"loss": "clip:margin=2"}, "clip has no option 'margin'"),
@@ -188,4 +206,5 @@ def test_a_pair_that_no_row_has(manifest, tmp_path):
     data = zoo.open_data(path)
     task = zoo.create_task({"text": "bag", "spectrum": "vector:width=8"}, data, embed_dim=8)
     with pytest.raises(ValueError, match="the pair text-spectrum has nothing to learn from: no training row has both"):
-        zoo.fit(task, data.train, None, zoo.TrainConfig(epochs=1, batch_size=8))
+        zoo.fit(task, data.train, None, zoo.TrainConfig(epochs=1, batch_size=8, out=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -77,6 +78,32 @@ def test_rows_without_a_modality_are_left_out_of_its_pair(data):
     nothing.backward()
 
 
+@pytest.mark.parametrize("how", [{}, {"frozen": ["text"]}, {"frozen": ["image", "text"]}], ids=["learned", "text frozen", "both frozen"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_rows_with_nothing_of_the_run_in_them(data, how, accumulate):
+    """Rows of a table, say, in a run of pictures and texts: also batches that are nothing but such rows."""
+
+    def read(index):
+        return data.train[index] if index < 2 else {"label": 0}
+
+    split = zoo.datasets.Split(8, read, data.train.columns)
+    metrics = zoo.fit(make(data, freeze_bn=True, **how), split, split, zoo.TrainConfig(epochs=2, batch_size=2, accumulate=accumulate))
+    assert metrics["image->text"]["queries"] == 2
+
+
+def test_one_picture_alone_in_a_batch(data):
+    task = make(data, img_size=32, drop_path=0.0)  # the last map has one pixel
+    task.train()
+    whole = batch_of(task, data.train, range(3))
+    batch = {**whole, "image": whole["image"][:1], "rows.image": whole["rows.image"][:1]}
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        task.joint({"image": batch["image"]})
+    norms = {name: part for name, part in task.joint.named_modules() if isinstance(part, torch.nn.BatchNorm2d)}
+    learned = {name: part.running_mean.clone() for name, part in norms.items()}
+    task.batch_loss(batch).backward()
+    assert norms and all(part.training and torch.equal(part.running_mean, learned[name]) for name, part in norms.items())
+
+
 def test_a_joint_embedding_learns_and_comes_back(data, tmp_path):
     task = make(data)
     config = zoo.TrainConfig(epochs=10, batch_size=8, out=str(tmp_path))
@@ -139,10 +166,19 @@ def test_a_modality_that_says_the_same_everywhere_is_warned_of(data, capsys):
     assert not capsys.readouterr().err
 
 
+def test_long_vectors_that_differ_in_the_middle_are_not_the_same(capsys):
+    rows = [{"text": f"{index}", "spectrum": np.eye(1, 3000, 1500 + index)[0]} for index in range(6)]  # as text: [0. 0. 0. ... 0. 0. 0.]
+    task = zoo.create_task({"text": "bag", "spectrum": "vector"}, zoo.datasets.Data("spectra", rows, rows))
+    task.look(zoo.datasets.Split(6, rows.__getitem__, ("text", "spectrum")), Engine("cpu"))
+    assert "same" not in capsys.readouterr().err
+
+
 def test_a_batch_of_one_row_is_refused(data):
     with pytest.raises(ValueError, match="a batch of one row has nothing to be told apart from"):
         make(data).begin(zoo.TrainConfig(batch_size=1), 1)
     make(data).begin(zoo.TrainConfig(batch_size=1), 2)
+    with pytest.raises(ValueError, match="one training row has nothing to be told apart from"):
+        zoo.fit(make(data), data.train.take([0]), data.eval, zoo.TrainConfig(epochs=1))
 
 
 def test_an_evaluation_needs_one_whole_pair(data):

@@ -116,6 +116,7 @@ def _zero_shot(opened: Run, data: str | None, templates: Path | None, engine: En
 
 def _linear_probe(opened: Run, data: str | None, engine: Engine, **reading: Any) -> dict[str, Any]:
     task: Any = opened.task
+    task.of_pictures()  # raises where there are none
     tower: Any = task.joint.towers["image"] if isinstance(task, Align) else task.trainable_module
 
     def features(image: torch.Tensor) -> torch.Tensor:

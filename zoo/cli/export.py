@@ -66,6 +66,7 @@ def _write(run: Run, to: str, out: Path) -> list[str]:
     """Into a folder; what is not the same there."""
     task: Any = run.task
     if to == "timm":
+        task.of_pictures()  # raises where there are none
         classifier = isinstance(task, Classify)
         network = task.trainable_module if classifier else task.joint.towers["image"]
         export_timm(network, task.of_pictures(), out, classes=task.classes if classifier else None)

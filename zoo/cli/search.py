@@ -88,10 +88,16 @@ def _asked(task: Align, modality: str, query: str) -> Any:
         return read_picture(query)
     if getattr(task.joint.towers[modality], "reads", "text") != "table":
         return query
+    columns = getattr(task.joint.towers[modality], "columns", task.tables.get(modality, ()))
     try:
-        return json.loads(query)
+        row = json.loads(query)
+        if not isinstance(row, dict) or not row:
+            raise ValueError("not an object with a column in it")
     except ValueError as error:
         raise ValueError(f'--from {modality}: expected JSON such as {{"column": "value"}}, got {query!r} ({error})') from error
+    if columns and (unknown := [column for column in row if column not in columns]):
+        raise ValueError(f"--from {modality}: the run reads no column {unknown[0]!r}; {nearest(unknown[0], list(columns))}")
+    return row
 
 
 def _words(modality: str, shown: dict[str, Any]) -> str:

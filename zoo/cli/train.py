@@ -1,5 +1,6 @@
 """zoo train: a classifier from one name, a joint embedding from modality=tower pairs."""
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -46,24 +47,33 @@ def parse_joint(towers: dict[str, str], given: dict[str, Any], frozen: list[str]
     """
     found: dict[str, Any] = {}
     if "head" in given:
-        found["head"] = each_of(given["head"], towers)
+        found["head"] = _each("head", given["head"], list(towers))
     if "pairs" in given:
         pairs = [tuple(word.split("-")) for word in given["pairs"].split(",")]
         if wrong := [pair for pair in pairs if len(pair) != 2]:
             raise ValueError(f"pairs: expected modalities such as image-text,image-table, got {'-'.join(wrong[0])!r}")
         found["pairs"] = pairs
     if "loss" in given:
-        found["loss"] = each_of(given["loss"], [f"{one}-{other}" for one in towers for other in towers])
+        found["loss"] = _each("loss", given["loss"], [f"{one}-{other}" for one in towers for other in towers if one != other])
     if "weights" in given:
         found["weights"] = _numbers("weights", given["weights"], "image-text=1,image-table=0.5")
     if "tower_lr" in given:
         rates = _numbers("tower-lr", given["tower_lr"], "image=1e-4")
+        if out := {name: rate for name, rate in rates.items() if not 0 < rate < math.inf}:
+            raise ValueError(f"tower-lr: expected numbers above 0, got {out}; --freeze keeps a tower as it is")
         if wrong_names := sorted(rates.keys() - towers.keys()):
             raise ValueError(f"tower-lr: there is no tower for {wrong_names[0]!r}; {nearest(wrong_names[0], list(towers))}")
         found["tower_lr"] = {f"towers.{name}": rate for name, rate in rates.items()}
     if unknown := [name for name in frozen if name not in towers]:
         raise ValueError(f"freeze: expected bn or modalities, got {unknown[0]!r}; {nearest(unknown[0], ['bn', *towers])}")
     return {**found, "frozen": frozen}
+
+
+def _each(option: str, words: str, names: list[str]) -> str | dict[str, str]:
+    try:
+        return each_of(words, names)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from error
 
 
 def _numbers(option: str, words: str, example: str) -> dict[str, float]:

@@ -78,10 +78,11 @@ def _chosen(read: Callable[[int], Any], chosen: np.ndarray, index: int) -> Any: 
 
 
 def as_split(rows: Sequence[Row]) -> Split:
-    """A Split, or any sequence of rows as one; its columns are those of the first row."""
+    """A Split, or any sequence of rows as one; its columns are those of all rows of a list, of another sequence those of the first row."""
     if isinstance(rows, Split):
         return rows
-    return Split(len(rows), rows.__getitem__, tuple(rows[0]) if len(rows) else ())
+    looked_at = rows if isinstance(rows, list | tuple) or not len(rows) else [rows[0]]
+    return Split(len(rows), rows.__getitem__, tuple(dict.fromkeys(key for row in looked_at for key in row)))
 
 
 @dataclass(frozen=True, eq=False)

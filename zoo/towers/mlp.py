@@ -173,6 +173,8 @@ class MLP(nn.Module):
             ValueError: an unknown column, a numeric cell that is no number, a column that is half numbers and half words, nothing to use.
         """
         rows = list(values)
+        if wrong := [row for row in rows if not isinstance(row, Mapping)]:
+            raise ValueError(f"mlp reads a table, column to cell, and here is {wrong[0]!r}; one column is read by table=mlp:columns=NAME")
         named = {kind: _named(names) for kind, names in (("columns", columns), ("numeric", numeric), ("categorical", categorical))}
         seen = list(dict.fromkeys(name for row in rows for name in row))
         for kind, names in named.items():
@@ -204,6 +206,11 @@ class MLP(nn.Module):
                 f"no column to learn from: {len(rows)} rows with {', '.join(seen) or 'nothing'}; expected one that varies and repeats"
             )
         return cls(numeric=statistics, categorical=kept, **options)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those that are read; of other columns a row may hold what it likes."""
+        return (*self.prepare.numeric, *self.prepare.codes)
 
     def no_weight_decay(self) -> set[str]:
         return {"missing", "values.weight"}

@@ -11,12 +11,13 @@ a batch may lack a modality.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from timm.utils import unwrap_model
@@ -43,6 +44,16 @@ _SETTLED = 0.25  # of a training: before, embeddings that lie close together are
 def raw_value(row: Row, name: str, columns: Sequence[str] = ()) -> Any | None:
     """The value of a modality in a row, that of a table the dict of its columns; None where there is none."""
     return row[name] if name in row else {column: row[column] for column in columns if column in row} or None
+
+
+def _said(value: Any) -> str:
+    """All of a value as text: that of a long array would leave out its middle."""
+    return str(value.tolist() if isinstance(value, np.ndarray) else value)
+
+
+def network_folder(run: Path, name: str) -> Path:
+    """Where a run has the network of a modality that is pictures."""
+    return run if name == "image" else run / f"tower.{name}"
 
 
 class _PrepareRow:
@@ -85,6 +96,19 @@ def _set_random_state(state: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
     torch.set_rng_state(state[0])
     if state[1]:
         torch.cuda.set_rng_state_all(state[1])
+
+
+@contextmanager
+def _learned_statistics(tower: nn.Module) -> Iterator[None]:
+    """Inside, batch norms read the statistics that they have learned and learn nothing."""
+    moving = [part for part in tower.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training]
+    for part in moving:
+        part.eval()
+    try:
+        yield
+    finally:
+        for part in moving:
+            part.train()
 
 
 class Align(Task):
@@ -130,6 +154,8 @@ class Align(Task):
         return self  # see above: a step averages the gradients itself
 
     def check(self, split: Split, which: str) -> None:
+        if which == "train" and len(split) < 2:
+            raise ValueError("one training row has nothing to be told apart from; expected at least 2")
         missing = [name for name in self.columns if not {name, *self.tables.get(name, ())} & set(split.columns)]
         possible = [pair for pair in self.joint.pairs if not set(pair) & set(missing)]
         if missing and (which == "train" or not possible):
@@ -155,9 +181,10 @@ class Align(Task):
                 its.append(self._told(train, index, row, name))
         for name, its in values.items():
             there = [index for index, value in enumerate(its) if value is not None]
-            if len(there) > 1 and len({str(its[index]) for index in there}) == 1:
+            if len(there) > 1 and len({_said(its[index]) for index in there}) == 1:
                 only = str(its[there[0]])[:60]
-                console.print(f"warning: all {len(there)} training rows have the same {name} ({only}): nothing there tells them apart")
+                told = f"warning: all {len(there)} training rows have the same {name} ({only}): nothing there tells them apart"
+                console.print(told, soft_wrap=True, highlight=False)
             if name in self.joint.frozen and name not in self.preprocess and there:
                 self._known[name] = self._read_once(name, its, there, engine)
         for one, other in self.joint.pairs:
@@ -200,23 +227,32 @@ class Align(Task):
         rows = (config.batch_size or self.default_batch_size) * config.accumulate * world
         if rows < 2:
             raise ValueError("batch_size: a batch of one row has nothing to be told apart from; expected at least 2")
+        own = [name for name in self.preprocess if not hasattr(self.joint.towers[name], "pretrained_cfg")]
+        if config.out and own:
+            raise ValueError(
+                f"{own[0]}: a run keeps networks as timm has them, and this one is not from timm.create_model; train without out"
+            )
         self.joint.restart_scale(rows)
 
     def embed(self, batch: Batch, model: nn.Module | None = None) -> dict[str, torch.Tensor]:
         """Embeddings of what the batch holds, modality -> [rows that have it, D]."""
-        names = [name for name in self.columns if name in batch]
-        if model is not None or not self._known or not self.training:
-            return (model or self.joint)({name: batch[name] for name in names})
-        return {
-            name: self.joint.project(name, self._known[name][batch["index"][batch[f"rows.{name}"]]])
-            if name in self._known
-            else self.joint({name: batch[name]})[name]
-            for name in names
-        }
+        there = {name: batch[name] for name in self.columns if name in batch}
+        if model is not None or not self.training:
+            return (model or self.joint)(there) if there else {}
+        return {name: self._embed_to_learn(name, x, batch["index"][batch[f"rows.{name}"]]) for name, x in there.items()}
+
+    def _embed_to_learn(self, name: str, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        if name in self._known:
+            return self.joint.project(name, self._known[name][rows])
+        # where the others are missing, one row is left: it has no statistics, and torch refuses it where the map is one pixel
+        with _learned_statistics(self.joint.towers[name]) if len(x) == 1 else nullcontext():
+            return self.joint({name: x})[name]
 
     def _loss(self, embeddings: Mapping[str, torch.Tensor], rows: Mapping[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
         """The sum of the pairs' losses, each over the rows that have both."""
-        total = sum((each.sum() * 0 for each in embeddings.values()), torch.zeros((), device=ids.device))  # a graph, also without a pair
+        reached = [each for each in embeddings.values() if each.requires_grad]
+        learned = [parameter for parameter in self.joint.parameters() if parameter.requires_grad][:1]
+        total = sum((each.sum() * 0 for each in reached or learned), torch.zeros((), device=ids.device))  # a graph, also without a pair
         for one, other in self.joint.pairs:
             if one in embeddings and other in embeddings:
                 first, second = rows[one], rows[other]
@@ -305,7 +341,8 @@ class Align(Task):
                     outputs.append(each)
                     theirs.append(gradient[taken[name] : taken[name] + len(each)])
                 taken[name] += len(each)
-            torch.autograd.backward(outputs, theirs)
+            if outputs:
+                torch.autograd.backward(outputs, theirs)
 
     def after_step(self) -> None:
         self.joint.after_step()
@@ -360,11 +397,12 @@ class Align(Task):
         return {"task": self.kind, **self.description, "preprocess": pictures, "freeze_bn": self.freeze_bn}
 
     def save(self, out: Path, model: nn.Module, run: dict[str, Any]) -> None:
-        """The image tower as a timm network of its own, the rest in `joint.safetensors`, vocabularies in `tokenizer.<modality>.json`."""
+        """The image tower as a timm network of its own, those of other pictures in `tower.<modality>/`, the rest in `joint.safetensors`,
+        vocabularies in `tokenizer.<modality>.json`."""
         joint = unwrap_model(model)
         assert isinstance(joint, JointEmbedding)
-        image = "towers.image." if "image" in self.preprocess else "nothing of this"
-        rest = {key: tensor.detach().cpu().contiguous() for key, tensor in joint.state_dict().items() if not key.startswith(image)}
+        networks = tuple(f"towers.{name}." for name in self.preprocess)
+        rest = {key: tensor.detach().cpu().contiguous() for key, tensor in joint.state_dict().items() if not key.startswith(networks)}
         for name, tower in joint.towers.items():
             files: dict[str, bytes] = tower.files() if hasattr(tower, "files") else {}  # type: ignore[operator]
             for file, content in files.items():
@@ -374,9 +412,10 @@ class Align(Task):
             if tokenizer is not None and not files:
                 _replace(out / f"tokenizer.{name}.json", tokenizer.to_json().encode())
         _replace(out / "joint.safetensors", safetensors.torch.save(rest))
-        if "image" in self.preprocess:
-            save_model(joint.towers["image"], out, data_config=self.preprocess["image"].data_config(), extra={"zoo": run})
-        else:
+        for name, preprocess in self.preprocess.items():
+            extra = {"zoo": run} if name == "image" else None
+            save_model(joint.towers[name], network_folder(out, name), data_config=preprocess.data_config(), extra=extra)
+        if "image" not in self.preprocess:
             _replace(out / "config.json", json.dumps({"zoo": run}, indent=2).encode())
 
 

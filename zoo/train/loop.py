@@ -266,9 +266,6 @@ def fit(
     schedule = Schedule(bare, config, plan.steps)
     if saved:
         bare.load_state_dict(optimizer_state["optimizer"])
-    if out is not None and engine.is_main:
-        claim(out, overwrite=config.overwrite)
-    engine.barrier()
     optimizer = engine.prepare(task, bare)
     if saved and "scaler" in optimizer_state:
         engine.accelerator.scaler.load_state_dict(optimizer_state["scaler"])
@@ -318,6 +315,9 @@ def fit(
         finish()
         return history[-1]
     task.look(train, engine)
+    if out is not None and engine.is_main:
+        claim(out, overwrite=config.overwrite)
+    engine.barrier()
     metrics: dict[str, Any] = {}
     began, first_step = time.monotonic(), start
     remaining = replace(plan, start=start)
