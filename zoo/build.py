@@ -127,7 +127,7 @@ def _check_network(path: Path) -> None:
 
 
 def named(choice: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """ "triplet:margin=0.3" -> ("triplet", [], {"margin": 0.3}); "hf:DIR,max_length=32" -> ("hf", ["DIR"], {"max_length": 32})."""
+    """A name with its options: "triplet:margin=0.3" -> ("triplet", [], {"margin": 0.3}), "hf:DIR" -> ("hf", ["DIR"], {})."""
     name, _, rest = choice.partition(":")
     given: list[Any] = []
     options: dict[str, Any] = {}
@@ -144,7 +144,7 @@ def named(choice: str) -> tuple[str, list[Any], dict[str, Any]]:
 
 
 def each_of(choice: str, keys: Collection[str]) -> str | dict[str, str]:
-    """ "image=attnpool,text=mlp" -> {"image": "attnpool", "text": "mlp"}, where the keys are known; "clip" -> "clip"."""
+    """A choice for each key, "image=attnpool,text=mlp" -> {"image": "attnpool", "text": "mlp"}; or one for all, as it is."""
     found: dict[str, str] = {}
     last = ""
     for word in choice.split(","):

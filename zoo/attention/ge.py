@@ -5,7 +5,9 @@
     theta-plus   a bottleneck of 1x1 convolutions after the gathering                                 (params=True, mlp=True)
 
 The default is the parameter-free one of global extent, y = x * sigmoid(mean_hw(x)): the pair that took the paper's ResNet-50 past its
-ResNet-101 for free, and what is left of squeeze-and-excitation when its two layers go. So it shows what those layers earn.
+ResNet-101 for free, and what is left of squeeze-and-excitation when its two layers go. So it shows what those layers earn. It has no calm
+start: nothing in it can be constant at first. So a calm gate, the one in the networks, is the theta with an extent of 8, which the paper
+finds better and which learns at the first try on small pictures too.
 
 Hu et al., Gather-Excite: Exploiting Feature Context in Convolutional Neural Networks, NeurIPS 2018, arXiv 1810.12348.
 """
@@ -47,8 +49,9 @@ class GatherExcite(nn.Module):
         channels: C of the [B, C, H, W] that comes in and goes out.
         rd_ratio: width of the bottleneck over C, rounded down; 1/16 by default.
         act_layer: between convolutions and in the bottleneck; the paper's ReLU by default.
-        extent: a power of two such as 8, the side of the neighbourhood that shares a gate; 0 is the whole map.
-        params: gather by convolutions instead of means; needs an extent.
+        extent: a power of two such as 8, the side of the neighbourhood that shares a gate; 0 is the whole map, the default of a gate that
+            is not calm.
+        params: gather by convolutions instead of means; needs an extent. Calm gates that have one do by default.
         mlp: a bottleneck of 1x1 convolutions between gathering and gate.
         calm: start with the last learnt layer before the gate at zero, so that it is constant (one half); nothing to do without one.
 
@@ -64,14 +67,18 @@ class GatherExcite(nn.Module):
         *,
         rd_ratio: float = 1 / 16,
         act_layer: LayerType = "relu",
-        extent: int = 0,
-        params: bool = False,
+        extent: int | None = None,
+        params: bool | None = None,
         mlp: bool = False,
         calm: bool = False,
         device=None,
         dtype=None,
     ):
         super().__init__()
+        if extent is None:
+            extent = 8 if calm and params is not False else 0
+        if params is None:
+            params = calm and extent > 0
         if extent and (extent < 2 or extent & (extent - 1)):
             raise ValueError(f"ge extent: expected 0 (the whole map) or a power of two such as 8, got {extent}")
         if params and not extent:

@@ -113,7 +113,7 @@ def _left_out(name: str, rows: int) -> str:
         return "open_clip is not installed: pip install 'effnet-zoo[open_clip]'"
     needed, available = MATRICES[name] * rows**2 * 4 / 2**30, _available_gib()
     if needed > FREE * available:
-        return f"open_clip's {OPEN_CLIPS[name]} would take about {needed:.0f} GiB, and {available:.0f} are available"
+        return f"open_clip's {OPEN_CLIPS[name]} would take about {needed:.0f} GiB, more than {FREE:.0%} of the {available:.0f} available"
     return ""
 
 

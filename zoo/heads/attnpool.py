@@ -5,18 +5,25 @@
 Of timm's two this is the one with learned positions, as in CLIP: they are resampled to the size of the map. The other, with rotary
 positions, wants channels in fours, and timm's author found it to fall off at sizes that it was not trained at.
 
+The parameters are timm's, the computation is that of one query (one_query.py).
+
 It starts as the mean through two linear maps: the positions and the biases are zero, where a constant would be all that is seen of a tower
 that has not learned its scale; the matrices keep the length of a feature (std 1/sqrt(in_features), CLIP's own).
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", arXiv 2103.00020, section 2.4.
 """
 
-from timm.layers import AttentionPool2d
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import AttentionPool2d, resample_abs_pos_embed
 from torch import Tensor, nn
 
 from registry import HEADS
 
 from .num_heads import num_heads as divisor
+from .one_query import attend
 
 
 @HEADS.register("attnpool")
@@ -53,4 +60,10 @@ class AttnPool(nn.Module):
                 + ("; tokens have no rows and columns to learn positions of: the head map reads them" if x.dim() == 3 else "")
                 + ("; linear reads vectors" if x.dim() == 2 else "")
             )
-        return self.proj(self.pool(x))
+        size = (x.shape[2], x.shape[3])
+        x = x.flatten(2).transpose(1, 2)
+        pos = resample_abs_pos_embed(self.pool.pos_embed.unsqueeze(0), size, old_size=self.pool.feat_size, num_prefix_tokens=1)
+        z = torch.cat([x.mean(1, keepdim=True), x], 1) + pos
+        qkv: Any = self.pool.qkv  # not None: they are not separate
+        (w_q, w_k, w_v), (b_q, _, b_v) = qkv.weight.chunk(3), qkv.bias.chunk(3)
+        return self.proj(attend(z, F.linear(z[:, 0], w_q, b_q), w_k, w_v, b_v, self.pool.num_heads))

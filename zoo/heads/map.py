@@ -6,6 +6,8 @@ W is the linear map to the joint space. It comes before the norm and the MLP, wh
 features and an embedding of 256 that is 4 million parameters, not 18, beside the 4 million of a B0. The latent needs no projection of its
 own, as any could be learned into it. It knows no positions: what the tower tells of them must do.
 
+The parameters are timm's, the computation is that of one query (one_query.py).
+
 It starts as the mean, nearly: the latent is short, and the biases are zero, where a constant would be all that is seen of a tower that has
 not learned its scale.
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from registry import HEADS
 
 from .num_heads import num_heads as divisor
+from .one_query import attend
 from .pixels import pixels
 
 
@@ -54,4 +57,7 @@ class MAP(nn.Module):
         return {"pool.latent"}
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pool(pixels(x, self.in_features, "map"))
+        pool = self.pool
+        (w_k, w_v), (_, b_v) = pool.kv.weight.chunk(2), pool.kv.bias.chunk(2)
+        x = pool.proj(attend(pixels(x, self.in_features, "map"), pool.latent[0], w_k, w_v, b_v, pool.num_heads))
+        return x + pool.mlp(pool.norm(x))
