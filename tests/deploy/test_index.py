@@ -301,12 +301,14 @@ class TestDigests:
         digests = [model_digest(tmp_path)]
         (tmp_path / "metrics.jsonl").write_text("more")
         assert model_digest(tmp_path) == digests[0]
-        for name, content in (("model.safetensors", "[]"), ("joint.safetensors", ""), ("config.json", "{ }")):
+        (tmp_path / "tower.photo").mkdir()
+        files = (("model.safetensors", "[]"), ("joint.safetensors", ""), ("config.json", "{ }"), ("tower.photo/model.safetensors", ""))
+        for name, content in files:
             stat = os.stat(tmp_path / "model.safetensors")
             (tmp_path / name).write_text(content)
             os.utime(tmp_path / name, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as long and as old as before, and yet another
             digests.append(model_digest(tmp_path))
-        assert len(set(digests)) == 4
+        assert len(set(digests)) == 5
 
     def test_a_source(self, tmp_path):
         folder = tmp_path / "folder" / "cat"

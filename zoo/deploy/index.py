@@ -272,9 +272,10 @@ def build_index(task: Align, split: Split, engine: Engine, *, batch_size: int = 
 def model_digest(run: Path) -> str:
     """sha256 over the files that a run's model is read from, whole: another run's are as long, and a copy may keep its time."""
     digest = hashlib.sha256(f"{_FORMAT} {importlib.metadata.version('effnet-zoo')}".encode())
-    for path in sorted([*run.glob("*.json"), *run.glob("*.safetensors")]):
+    patterns = (below + kind for below in ("", "tower.*/") for kind in ("*.json", "*.safetensors"))
+    for path in sorted(path for pattern in patterns for path in run.glob(pattern)):
         with open(path, "rb") as file:
-            digest.update(f"\n{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+            digest.update(f"\n{path.relative_to(run)} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
     return digest.hexdigest()
 
 
