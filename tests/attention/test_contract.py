@@ -19,6 +19,7 @@ CHANNELS = (8, 16, 24, 40, 144, 672, 1152, 2304)  # of EfficientNet's blocks: mu
 MAPS = ((1, 1), (2, 2), (7, 7), (14, 9), (112, 112))
 QUADRATIC = {"nl"}  # time grows with (H * W)^2: the largest map is tried at one width
 CUBIC = {"cpca"}  # products of three maps: with weights at random inputs of 30 leave float16's range, with its own start they do not
+CANCELLED = {"gc": ("mask.bias",), "gca": ("mask.bias",)}  # a softmax over pixels takes away what is added to all: only rounding is left
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 scripting = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # torch says so to everybody who scripts; timm's users do
@@ -141,7 +142,11 @@ def test_gradients(name, train):
     assert torch.autograd.gradcheck(run, (x, *values))
     if not train:  # in train mode a batch norm takes away the bias before it
         run(x, *values).square().sum().backward()
-        assert all(value.grad is not None and value.grad.any() for value in values), "a parameter that nothing depends on"
+        for key, value in zip(names, values, strict=True):
+            if key in CANCELLED.get(name, ()):
+                assert value.grad.abs().max() < 1e-12
+            else:
+                assert value.grad is not None and value.grad.abs().max() > 1e-12, f"nothing depends on {key}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -180,7 +185,8 @@ def test_onnx(name):
     for size in (1, 3):
         x = picture(size, 24, 6, 5)
         (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        assert torch.allclose(torch.from_numpy(y), gate(x), atol=1e-5)
+        expected = gate(x).detach()
+        assert torch.allclose(torch.from_numpy(y), expected, atol=max(1e-5, 1e-6 * float(expected.abs().max())))
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])

@@ -96,7 +96,7 @@ def texts(results):
 
 def test_the_second_search_reads_no_row(ask, zoo, own, monkeypatch):
     first = ask("two")
-    monkeypatch.setattr(build, "open_data", None)
+    monkeypatch.setattr(build.run, "open_data", None)
     assert ask("two") == first and ask.said == ""
     assert "'NoneType' object is not callable" in zoo("search", own[0], "two", "--data", own[2], "--rebuild").err
 

@@ -160,7 +160,7 @@ def test_a_modality_that_says_the_same_everywhere_is_warned_of(data, capsys):
     def same(index):
         return {**data.train[index], "text": "an emoji"}
 
-    make(data).look(zoo.datasets.Split(20, same, data.train.columns), Engine("cpu"))
+    make(data).look(zoo.datasets.Split(20, same, data.train.columns, cells=same), Engine("cpu"))
     assert "all 20 training rows have the same text (an emoji)" in capsys.readouterr().err
     make(data).look(data.train, Engine("cpu"))
     assert not capsys.readouterr().err

@@ -175,6 +175,9 @@ class Align(Task):
     def look(self, train: Split, engine: Engine) -> None:
         """Warn of what can not be learned from, and let the frozen towers read their rows once: what they say never changes."""
         self._known = {}
+        still = [name for name in self.columns if name in self.joint.frozen and name not in self.preprocess]
+        if train.cells is None and not still:
+            return  # rows can not be told without opening their pictures: that is an epoch's work
         values: dict[str, list[Any]] = {name: [] for name in self.columns}
         for index, row in enumerate(train.without_pictures()):
             for name, its in values.items():
@@ -185,7 +188,7 @@ class Align(Task):
                 only = str(its[there[0]])[:60]
                 told = f"warning: all {len(there)} training rows have the same {name} ({only}): nothing there tells them apart"
                 console.print(told, soft_wrap=True, highlight=False)
-            if name in self.joint.frozen and name not in self.preprocess and there:
+            if name in still and there:
                 self._known[name] = self._read_once(name, its, there, engine)
         for one, other in self.joint.pairs:
             if not any(a is not None and b is not None for a, b in zip(values[one], values[other], strict=True)):
