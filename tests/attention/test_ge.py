@@ -132,3 +132,14 @@ def test_odd_extents_are_refused(extent):
 def test_a_learnt_gathering_needs_an_extent():
     with pytest.raises(ValueError, match="expected an extent such as 8"):
         GatherExcite(24, params=True)
+
+
+def test_a_calm_gate_gathers_by_convolutions_and_starts_at_one_half():
+    """Without parameters nothing can start constant: in the networks `ge` is theta, unless told otherwise."""
+    x = torch.randn(2, 8, 9, 9)
+    calm = GatherExcite(8, calm=True)
+    torch.testing.assert_close(calm(x), x / 2)
+    assert calm.extent == 8 and len(list(calm.parameters())) == 9  # three convolutions, each with its norm
+    for plain in (GatherExcite(8), GatherExcite(8, calm=True, extent=0), GatherExcite(8, calm=True, params=False)):
+        assert plain.extent == 0 and not list(plain.parameters())
+        torch.testing.assert_close(plain(x), x * torch.sigmoid(x.mean((2, 3), keepdim=True)))

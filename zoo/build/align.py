@@ -14,7 +14,7 @@ from ..datasets.data import Row
 from ..joint import JointEmbedding, Loss, check_pairs
 from ..progress import tracked
 from ..train import Align, Preprocess
-from ..train.align import raw_value
+from ..train.modalities import raw_value
 from .joint import create_joint, is_picture
 
 

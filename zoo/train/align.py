@@ -25,7 +25,6 @@ from torch import nn
 
 from ..backbones.weights import save_model
 from ..datasets.data import Row, Split
-from ..datasets.picture import read_picture
 from ..evaluate.geometry import geometry, warning
 from ..evaluate.retrieval import retrieve_both
 from ..joint import JointEmbedding
@@ -33,17 +32,12 @@ from ..progress import console, tracked
 from .config import TrainConfig
 from .engine import Engine
 from .loader import Batch
+from .modalities import Collate, Prepare, PrepareRow, raw_value
 from .preprocess import Preprocess
 from .task import Task
 
-Prepare = Callable[[list[Any]], torch.Tensor]
 _CHUNK = 256  # rows that a frozen tower reads at a time
 _SETTLED = 0.25  # of a training: before, embeddings that lie close together are nothing to worry about
-
-
-def raw_value(row: Row, name: str, columns: Sequence[str] = ()) -> Any | None:
-    """The value of a modality in a row, that of a table the dict of its columns; None where there is none."""
-    return row[name] if name in row else {column: row[column] for column in columns if column in row} or None
 
 
 def _said(value: Any) -> str:
@@ -54,38 +48,6 @@ def _said(value: Any) -> str:
 def network_folder(run: Path, name: str) -> Path:
     """Where a run has the network of a modality that is pictures."""
     return run if name == "image" else run / f"tower.{name}"
-
-
-class _PrepareRow:
-    """Keeps what the towers read: pictures as tensors, the columns of a table as one dict, the rest as it is."""
-
-    def __init__(self, modalities: Sequence[str], tables: Mapping[str, Sequence[str]], transforms: Mapping[str, Callable]):
-        self.modalities, self.tables, self.transforms = tuple(modalities), dict(tables), dict(transforms)
-
-    def __call__(self, row: Row) -> Row:
-        values = {name: raw_value(row, name, self.tables.get(name, ())) for name in self.modalities}
-        kept = {name: value for name, value in values.items() if value is not None}
-        for name, transform in self.transforms.items():
-            if name in kept:
-                picture = kept[name]
-                kept[name] = transform(read_picture(picture) if isinstance(picture, str | Path) else picture)
-        return kept
-
-
-class _Collate:
-    """Rows to a batch: each modality's values that are there, stacked, and under `rows` which rows they belong to."""
-
-    def __init__(self, prepare: Mapping[str, Prepare]):
-        self.prepare = dict(prepare)
-
-    def __call__(self, rows: Sequence[Row]) -> Batch:
-        batch: Batch = {key: torch.tensor([row[key] for row in rows]) for key in ("id", "index")}
-        for name, prepare in self.prepare.items():
-            there = [number for number, row in enumerate(rows) if name in row]
-            if there:
-                batch[name] = prepare([rows[number][name] for number in there])
-                batch[f"rows.{name}"] = torch.tensor(there)
-        return batch
 
 
 def _random_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -142,7 +104,7 @@ class Align(Task):
         self.columns = joint.modalities
         self.tables = {name: tuple(columns) for name, columns in (tables or {}).items()}
         self.preprocess, self.description = dict(preprocess), dict(description)
-        self._collate = _Collate({name: prepare[name] for name in joint.modalities})
+        self._collate = Collate({name: prepare[name] for name in joint.modalities})
         self._warned: set[tuple[str, str]] = set()
         self._known: dict[str, torch.Tensor] = {}  # features of the training rows by frozen towers
 
@@ -167,7 +129,7 @@ class Align(Task):
         return self.preprocess["image"]
 
     def prepare(self, training: bool) -> Callable[[Row], Row]:
-        return _PrepareRow(self.columns, self.tables, {name: each.transform(training) for name, each in self.preprocess.items()})
+        return PrepareRow(self.columns, self.tables, {name: each.transform(training) for name, each in self.preprocess.items()})
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         return self._collate(rows)
