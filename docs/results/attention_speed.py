@@ -42,6 +42,9 @@ def write(rows: list[Measured], known: dict, rounds: int, seed: int, command: st
         lines += ["| " + " | ".join(cell.replace("*", "\\*") for cell in cells(row)) + " |" for row in of_size]
     lines += [line for row in rows if row.note and row.batch_size == BATCH_SIZES[0] for line in ("", f"\\* {row.gate}: {row.note}.")]
     wide = [row for row in rows for each in (row.forward, row.train) if each and each.high > 1.15 * each.low]
+    other = [
+        gate for gate in sorted(ATTENTION) if len(ATTENTION[gate](64).state_dict()) != len(ATTENTION[gate](64, calm=True).state_dict())
+    ]
     unequal = [
         f"{row.gate} ({row.ours.parameters:,} and timm's {row.timm.parameters:,})"
         for row in rows
@@ -60,6 +63,8 @@ def write(rows: list[Measured], known: dict, rounds: int, seed: int, command: st
         "has not, or has as another thing of the same name (`strip`), or cannot construct (`ge`).",
         "",
         f"Not of equal size at the network's reduction, in parameters: {', '.join(unequal) or 'none'}.",
+        "",
+        f"Measured as called directly, not in the form that the networks have by default: {', '.join(other) or 'none'}.",
         "",
         f"{packages}; {known['cpu']}, one thread, {known['dtype']}, contiguous, processor time; seed {seed}.",
     ]
