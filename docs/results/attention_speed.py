@@ -51,11 +51,6 @@ def write(rows: list[Measured], known: dict, rounds: int, seed: int, command: st
         if row.batch_size == BATCH_SIZES[0] and row.timm and row.ours.parameters != row.timm.parameters
     ]
     ratios = sum(each is not None for row in rows for each in (row.forward, row.train))
-    other = [
-        gate for gate in sorted(ATTENTION) if len(ATTENTION[gate](64).state_dict()) != len(ATTENTION[gate](64, calm=True).state_dict())
-    ]
-    if other:
-        lines += ["", f"Measured as called directly, not in the form that the networks have by default: {', '.join(other)}."]
     packages = ", ".join(f"{package} {number}" for package, number in known["versions"].items())
     lines += [
         "",
