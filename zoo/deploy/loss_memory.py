@@ -5,6 +5,7 @@ A child makes two sides of unit length, runs the loss once on a few rows, has it
 The gradients of both sides are among what is counted: 2 N D numbers that every loss needs.
 """
 
+import ctypes
 import json
 import os
 import subprocess
@@ -67,6 +68,13 @@ def _status(key: str) -> float:
     return int(line.split()[1]) / 1024
 
 
+def _give_back() -> None:
+    """What the allocator has kept goes back to the system: a loss that takes it again is seen to."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others keep little
+    if trim is not None:
+        trim(0)
+
+
 def measure_here(name: str, whose: str, rows: int, width: int, threads: int, seed: int) -> LossCost:
     """Measure in this process, which should be a fresh one."""
     torch.set_num_threads(threads)
@@ -78,6 +86,7 @@ def measure_here(name: str, whose: str, rows: int, width: int, threads: int, see
 
     def run(count: int) -> tuple[float, float, float]:
         a, b = (F.normalize(torch.randn(count, width), dim=-1).requires_grad_() for _ in range(2))
+        _give_back()
         Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten; unlike ru_maxrss, it is not the parent's either
         before, start = _status("VmRSS"), time.process_time()
         loss(a, b, logit_scale=scale, logit_bias=bias).backward()
