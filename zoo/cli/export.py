@@ -18,7 +18,7 @@ from ..build import Run, load_run
 from ..datasets import Split
 from ..deploy import compare_open_clip, compare_timm, export_open_clip, export_timm, text_modality
 from ..train import Align, Classify
-from ..train.loop import is_run
+from ..train.folder import is_run
 from .app import MISTAKES, Debug, Json, app, console
 
 _BROKEN = 1e-4  # of embeddings of unit length; other kernels differ by 1e-6

@@ -12,7 +12,7 @@ from ..backbones.swap import KEEP
 from ..build import load_run
 from ..progress import console
 from ..train import Classify, TrainConfig, fit
-from ..train.loop import claim, is_run
+from ..train.folder import claim, is_run
 from ..train.randomness import seed_everything
 from .app import Debug, Json, app
 

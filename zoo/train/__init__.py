@@ -3,8 +3,8 @@
 from .align import Align as Align
 from .classify import Classify as Classify
 from .config import TrainConfig as TrainConfig
-from .loop import Stopped as Stopped
-from .loop import evaluate as evaluate
 from .loop import fit as fit
+from .measure import evaluate as evaluate
 from .preprocess import Preprocess as Preprocess
+from .signals import Stopped as Stopped
 from .task import Task as Task

@@ -1,0 +1,79 @@
+"""The files of a run directory: whether one may be written, and its log."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from . import checkpoint
+from .config import TrainConfig
+
+_FILES = ("config.json", "model.safetensors", "metrics.jsonl", "joint.safetensors")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a directory holds what `fit` writes."""
+    if checkpoint.checkpoints(folder / "checkpoints"):
+        return True
+    try:
+        return "zoo" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+
+
+def may_write(out: Path, config: TrainConfig) -> None:
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out: {out} is a file; expected a directory")
+    if config.resume and not is_run(out):
+        raise ValueError(f"resume: {out} holds no run; leave resume out to start one")
+    if is_run(out) and not config.resume and not config.overwrite:
+        raise ValueError(f"out: {out} already holds a run; resume it (--resume), replace it (--overwrite), or choose another directory")
+    ours = [*_FILES, *(path.name for pattern in ("tokenizer.*.json", "tower.*") for path in out.glob(pattern))]
+    if not is_run(out) and (held := [file for file in ours if (out / file).exists()]):
+        raise ValueError(f"out: {out} holds {', '.join(held)}, but no run; choose another directory, so that nothing is lost")
+
+
+def claim(out: Path, *, overwrite: bool) -> None:
+    """Make the run directory ready; nothing goes that is not of a run, and nothing at all unless it was asked for."""
+    if overwrite and is_run(out):
+        checkpoint.remove(out / "checkpoints")
+        for file in (*_FILES, *(path.name for path in out.glob("tokenizer.*.json"))):
+            (out / file).unlink(missing_ok=True)
+        for folder in (*out.glob("tower.*"), out / "index"):
+            shutil.rmtree(folder, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+class Folder:
+    """The files of a run."""
+
+    def __init__(self, out: Path | None, main: bool):
+        self.out = out if main else None
+
+    @property
+    def checkpoints(self) -> Path | None:
+        return self.out / "checkpoints" if self.out else None
+
+    def log(self, line: dict[str, Any]) -> None:
+        if self.out:
+            numbers = {key: value for key, value in line.items() if not isinstance(value, list)}  # no matrix every epoch
+            with (self.out / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(numbers) + "\n")
+
+    def keep_log_until(self, step: int) -> list[dict[str, Any]]:
+        """Lines that were written after the checkpoint describe steps that are now taken again."""
+        path = self.out / "metrics.jsonl" if self.out else None
+        if path is None or not path.exists():
+            return []
+        lines = []
+        for text in path.read_text().splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                break  # cut off by a kill
+            if line["step"] <= step:
+                lines.append(line)
+        writing = path.with_name(".writing-metrics.jsonl")
+        writing.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        writing.replace(path)
+        return lines

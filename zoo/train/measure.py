@@ -1,0 +1,63 @@
+"""A task's model measured over a split, as the loop does after every epoch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..datasets.data import Row, Split, as_split
+from ..progress import tracked
+from .engine import Engine
+from .loader import InOrder, PreparedRows, load
+from .task import Task
+
+
+@torch.no_grad()
+def evaluate(
+    task: Task,
+    split: Sequence[Row],
+    *,
+    model: nn.Module | None = None,
+    engine: Engine | None = None,
+    batch_size: int | None = None,
+    workers: int = 0,
+    what: str = "evaluate",
+) -> dict[str, Any]:
+    """Metrics of a task's model over a split, every row counted once.
+
+    Args:
+        task: what to evaluate.
+        split: the rows.
+        model: another copy of the task's model, such as its running average.
+        engine: where; the best device there is by default.
+        batch_size: rows at a time; twice the task's own by default.
+        workers: processes that read rows.
+        what: the words beside the progress bar.
+
+    Raises:
+        ValueError: no rows, or rows without a column that the task needs.
+    """
+    split = as_split(split)
+    check_columns(task, split, "eval")
+    engine = engine or Engine()
+    model = model or task.trainable_module
+    engine.place(task)
+    was_training = model.training
+    model.eval()
+    plan = InOrder(len(split), batch_size or 2 * task.default_batch_size)
+    loader = load(PreparedRows(split, task.prepare(False), 0), plan, task.collate, workers=workers, pin=engine.device.type == "cuda")
+    try:
+        with engine.autocast():
+            batches = (engine.to_device(batch) for batch in tracked(loader, len(plan), what))
+            return task.evaluate(batches, model, split)
+    finally:
+        model.train(was_training)
+        if was_training:
+            task.train()
+
+
+def check_columns(task: Task, split: Split, which: str) -> None:
+    if not len(split):
+        raise ValueError(f"the {which} split has no rows")
+    task.check(split, which)
