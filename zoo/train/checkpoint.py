@@ -82,6 +82,11 @@ def _tidy(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()
+    for old in folder.glob("step-*.old"):
+        if old.with_suffix("").exists():
+            _remove(old)
+        else:
+            os.replace(old, old.with_suffix(""))
 
 
 def write(
@@ -113,8 +118,6 @@ def write(
         work.mkdir()
         _fill(work, step, _serialized(step, tensors, optimizer, state), state)
         if final.exists():
-            if old.exists():
-                _remove(old)
             os.replace(final, old)
         os.replace(work, final)
         flush(folder)
@@ -164,7 +167,7 @@ def _size(value: Any) -> int:
 def _superseded(folder: Path, step: int, keep: int) -> list[Path]:
     """What may go, now that there is a checkpoint of this step."""
     found = checkpoints(folder)
-    replaced = [path for path in found if path.suffix == ".old" and path.with_suffix("").exists()]
+    replaced = [path for path in found if path.suffix == ".old"]
     passed = [path for path in folder.glob("damaged-step-*") if (name := _NAME.search(path.name)) and int(name[1]) <= step]
     return [*replaced, *[path for path in found if path not in replaced][:-keep], *passed]
 
