@@ -94,13 +94,13 @@ def test_damage_is_refused_by_name_and_the_one_before_is_taken(tmp_path, damage,
     assert names(tmp_path) == ["latest", "step-00000001", "step-00000002"]  # reading changes nothing
 
 
-def test_every_flipped_byte_is_seen(tmp_path):
-    """Of the small files all bytes, each bit; a flip that JSON does not care about (one blank for another) must leave the meaning."""
+def test_a_flipped_byte_is_seen_wherever_it_is(tmp_path):
+    """Every third byte of the small files; a flip that JSON does not care about (one blank for another) must leave the meaning."""
     path = save(tmp_path, 1)
     expected = checkpoint.read(path)[2]
     for file in ("state.json", "manifest.json"):
         whole = (path / file).read_bytes()
-        for at in range(len(whole)):
+        for at in range(0, len(whole), 3):
             (path / file).write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
             try:
                 found = checkpoint.read(path)[2]

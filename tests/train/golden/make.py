@@ -56,7 +56,8 @@ class Tiny(Task):
         return {"task": self.kind}
 
     def save(self, out: Path, model: nn.Module, run: dict) -> None:
-        write_together(out, {"config.json": json.dumps({"zoo": run}).encode(), "weights": safetensors.torch.save(model.state_dict())})
+        weights = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+        write_together(out, {"config.json": json.dumps({"zoo": run}).encode(), "weights": safetensors.torch.save(weights)})
 
 
 def read(index: int) -> dict:
