@@ -1,6 +1,5 @@
 """Runs that earlier code left half done: today's goes on from them, and ends where it ends by itself."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -14,27 +13,19 @@ GOLDEN = Path(__file__).with_name("golden")
 RUNS = sorted(path.name for path in GOLDEN.iterdir() if (path / "checkpoints").is_dir())
 
 
-@pytest.fixture(scope="module")
-def make():
-    spec = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def averaged(task):
     return task.get_trainable_module(ema=True).state_dict()
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_an_old_run_goes_on(make, run, tmp_path):
+def test_an_old_run_goes_on(tiny, run, tmp_path):
     out = shutil.copytree(GOLDEN / run, tmp_path / "run")
     assert checkpoint.newest(out / "checkpoints").contents[2]["step"] == 5
-    taken, task = [], make.Tiny()
+    taken, task = [], tiny.Tiny()
     task.after_step = lambda: taken.append(1)
-    make.train(str(out), task, resume=True)
+    tiny.train(str(out), task, resume=True)
     assert len(taken) == 3
-    whole = make.train(str(tmp_path / "whole"))
+    whole = tiny.train(str(tmp_path / "whole"))
     for one, other in ((task.trainable_module.state_dict(), whole.trainable_module.state_dict()), (averaged(task), averaged(whole))):
         torch.testing.assert_close(one, other)  # not bit by bit: another machine made the first five steps
     logs = [[json.loads(line)["loss"] for line in (each / "metrics.jsonl").read_text().splitlines()] for each in (out, tmp_path / "whole")]
@@ -48,7 +39,7 @@ def test_the_golden_runs_are_small_and_of_both_kinds():
     assert sum(path.stat().st_size for path in GOLDEN.rglob("*")) < 80_000
 
 
-def test_another_start_would_end_elsewhere(make, tmp_path):
+def test_another_start_would_end_elsewhere(tiny, tmp_path):
     """The control: the last three steps alone do not lead there."""
     out = shutil.copytree(GOLDEN / RUNS[-1], tmp_path / "run")
     shutil.rmtree(out / "checkpoints" / "step-00000004")
@@ -56,7 +47,7 @@ def test_another_start_would_end_elsewhere(make, tmp_path):
     tensors, optimizer, state = checkpoint.read(path)
     tensors["model"]["0.weight"] += 0.01
     checkpoint.write(out / "checkpoints", 5, tensors, optimizer, state)
-    task = make.train(str(out), resume=True)
-    whole = make.train(None)
+    task = tiny.train(str(out), resume=True)
+    whole = tiny.train(None)
     with pytest.raises(AssertionError):
         torch.testing.assert_close(task.trainable_module.state_dict(), whole.trainable_module.state_dict())

@@ -28,7 +28,9 @@ def holder(tmp_path):
     running = []
 
     def hold(*arguments):
-        child = subprocess.Popen([sys.executable, "-c", HOLDER, lock.__file__, *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True)
+        child = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, lock.__file__, *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         running.append(child)
         assert child.stdout.readline().startswith("held")
         return child
