@@ -2,7 +2,7 @@
 
     python docs/results/checkpoint.py [FOLDER]
 
-Written with and without hashing, in turns, and read with every hash looked at; beside a training step of batch 32 at 224 px on this machine.
+Written with and without hashing, in turns, and read with every hash looked at; beside a training step of batch 32 at 224 px.
 """
 
 import statistics
