@@ -177,6 +177,7 @@ def train(**how):
     return (out / "weights").read_bytes()
 
 whole = train()
+dist.barrier()  # both have read it
 if os.environ["RANK"] == "0":
     path = out / "checkpoints" / "step-00000008" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
