@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import zoo
 from zoo import files
 from zoo.train import checkpoint
 from zoo.train.lock import alone
@@ -194,7 +195,8 @@ def test_two_processes_go_on_from_the_same_good_one(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "script.py")]
     arguments = [sys.executable, *command, str(GOLDEN / "make.py"), str(tmp_path / "run")]
-    done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    here = str(Path(zoo.__file__).parents[1])
+    done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": here})
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stderr.split())  # lines are broken where a terminal would end
     assert said.count("going on from step-00000007") == 1 and said.count("already trained") == 1
