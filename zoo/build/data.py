@@ -4,9 +4,10 @@ from pathlib import Path
 
 from registry import DATASETS
 
-from ..datasets import Data, read_coco, read_flickr, read_folder, read_manifest
+from ..datasets import Data, read_coco, read_flickr, read_folder, read_manifest, read_shards
 
 _MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet")
+_READERS = {"wds": read_shards}
 _CAPTIONS = {".json": read_coco, ".token": read_flickr, ".txt": read_flickr}
 
 
@@ -32,6 +33,8 @@ def open_data(data: str | Path | Data) -> Data:
             return DATASETS[name](**{key: int(value) for key, value in given.items()})
         except (TypeError, ValueError) as error:
             raise ValueError(f"data {str(data)!r}: {error}; expected options such as glyphs:characters=200") from error
+    if name in _READERS and ":" in str(data):
+        return _READERS[name](str(data))
     path = Path(data)
     if path.suffix.lower() in _MANIFESTS:
         return read_manifest(path)

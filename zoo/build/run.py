@@ -12,7 +12,7 @@ from torch import nn
 
 from registry import TOWERS, UnknownName
 
-from ..datasets import Data
+from ..datasets import Data, runs_a_command
 from ..towers.tokenizer import Tokenizer
 from ..train import Align, Classify, Preprocess, Task
 from ..train.align import network_folder
@@ -50,6 +50,8 @@ class Run:
         named = data or self.settings.get("data")
         if not named:
             raise ValueError(f"{self.path} does not say what it was trained on: give --data")
+        if data is None and runs_a_command(str(named)):
+            raise ValueError(f"{self.path} was trained on {named}, which runs a command: give it as --data if you mean it")
         opened = open_data(named)
         if isinstance(self.task, Classify) and opened.classes is not None and tuple(opened.classes) != self.task.classes:
             mine, theirs = ", ".join(self.task.classes[:8]), ", ".join(opened.classes[:8])

@@ -10,3 +10,5 @@ from .flickr import read_flickr as read_flickr
 from .folder import read_folder as read_folder
 from .manifest import read_manifest as read_manifest
 from .picture import read_picture as read_picture
+from .shards import read_shards as read_shards
+from .shards import runs_a_command as runs_a_command

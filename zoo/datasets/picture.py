@@ -4,6 +4,7 @@ A camera's EXIF rotation is carried out, palettes are looked up, transparency is
 Whatever goes wrong is one ValueError that names the file: image libraries raise a dozen kinds, some of which name nothing.
 """
 
+import io
 from os import PathLike
 from pathlib import Path
 
@@ -24,6 +25,25 @@ def read_picture(path: str | PathLike[str]) -> Image.Image:
         raise
     except Exception as error:
         raise ValueError(f"{path}: {_why(path, error)}") from error
+
+
+def decode_picture(content: bytes, name: str) -> Image.Image:
+    """The same of a picture that is in memory.
+
+    Args:
+        content: the bytes of its file.
+        name: what messages call it.
+
+    Raises:
+        ValueError: as `read_picture`.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            return _to_rgb(ImageOps.exif_transpose(opened))
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{name}: {_why(name, error) if content else 'an empty file'}") from error
 
 
 def check_picture(path: str | PathLike[str]) -> None:
@@ -60,5 +80,5 @@ def _why(path: str | PathLike[str], error: Exception) -> str:
     if isinstance(error, IsADirectoryError):
         return "a folder, not a picture"
     if isinstance(error, UnidentifiedImageError):
-        return "an empty file" if Path(path).stat().st_size == 0 else "not a picture in a format that Pillow knows"
+        return "an empty file" if Path(path).is_file() and Path(path).stat().st_size == 0 else "not a picture in a format that Pillow knows"
     return str(error) or type(error).__name__

@@ -88,7 +88,8 @@ class _Training:
         self.task, self.train, self.eval, self.config = task, train, eval, config
         self.engine = engine = Engine(config.device, config.precision)
         assert config.batch_size is not None  # `fit` has asked the task
-        self.plan = Plan(len(train), config.batch_size, config.epochs, config.accumulate, config.seed, engine.rank, engine.world)
+        places = engine.rank, engine.world, 0, train.stretches
+        self.plan = Plan(len(train), config.batch_size, config.epochs, config.accumulate, config.seed, *places)
         settings = {**task.describe(), **config.settings(), **about, "rows": len(train), "processes": engine.world}
         self.settings = json.loads(json.dumps(settings))
         self.out = Path(config.out) if config.out else None

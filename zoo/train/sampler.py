@@ -1,13 +1,16 @@
 """Which rows each step takes: a function of (seed, step), with no state of its own, so that a run resumes from one integer.
 
 An epoch is a permutation of all rows, cut into steps of `batch_size x accumulate x world` rows; the rows that do not fill a step wait for
-another epoch's permutation. Every process takes every world-th row of a step.
+another epoch's permutation. Every process takes every world-th row of a step. Where rows can only be read forward, the permutation is a
+near one: few sources at a time, and within each of them a window.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
+from ..datasets.stream import LANES, shuffled
 
 Key = tuple[int, int]  # (epoch, row)
 
@@ -22,6 +25,7 @@ class Plan:
         accumulate, epochs, seed: as in TrainConfig.
         rank, world: this process and how many there are.
         start: the first step to take.
+        stretches: how many rows each source has that can only be read forward; None: every row is at hand.
     """
 
     size: int
@@ -32,6 +36,7 @@ class Plan:
     rank: int = 0
     world: int = 1
     start: int = 0
+    stretches: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.size < self.world * self.accumulate:
@@ -57,8 +62,43 @@ class Plan:
         for step in range(self.start, self.steps):
             if step // self.steps_per_epoch != epoch:
                 epoch = step // self.steps_per_epoch
-                order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.size)
+                chance = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+                order = chance.permutation(self.size) if self.stretches is None else self._forward(self.stretches, chance)
             first = step % self.steps_per_epoch * self.rows_per_step
             mine = order[first : first + self.rows_per_step][self.rank :: self.world]
             for part in np.array_split(mine, self.accumulate):
                 yield [(epoch, int(row)) for row in part]
+
+    def _forward(self, stretches: tuple[int, ...], chance: np.random.Generator) -> np.ndarray:
+        """An epoch's rows where sources are read forward: shuffled sources, and rows shuffled within a window.
+
+        Every process has lanes of its own, and so has a worker, if their number goes into that of the lanes: batches take turns among the
+        lanes, as workers do among batches. Which worker reads a row changes nothing but how much is read.
+        """
+        firsts = np.cumsum(stretches) - stretches
+        queues: list[list[np.ndarray]] = [[] for _ in range(self.world * LANES)]
+        loads = [0] * len(queues)
+        for number in chance.permutation(len(stretches)):
+            lane = loads.index(min(loads))
+            queues[lane].append(firsts[number] + shuffled(stretches[number], chance))
+            loads[lane] += stretches[number]
+        lanes = [np.concatenate([np.empty(0, dtype=np.int64), *queue]) for queue in queues]
+        taken = [0] * len(lanes)
+
+        def take(lane: int, count: int) -> np.ndarray:
+            found: list[np.ndarray] = []
+            while count:
+                if taken[lane] == len(lanes[lane]):  # it is at its end: from the one that has most left
+                    lane = max(range(len(lanes)), key=lambda each: len(lanes[each]) - taken[each])
+                found.append(lanes[lane][taken[lane] : taken[lane] + count])
+                taken[lane] += len(found[-1])
+                count -= len(found[-1])
+            return np.concatenate([np.empty(0, dtype=np.int64), *found])
+
+        order = np.empty(self.steps_per_epoch * self.rows_per_step, dtype=np.int64)
+        for step, rows in enumerate(order.reshape(-1, self.rows_per_step)):
+            for rank in range(self.world):
+                parts = np.array_split(rows[rank :: self.world], self.accumulate)
+                for number, part in enumerate(parts, start=step * self.accumulate):
+                    part[:] = take(rank * LANES + number % LANES, len(part))
+        return order
