@@ -8,6 +8,7 @@ from .data import Row as Row
 from .data import Split as Split
 from .flickr import read_flickr as read_flickr
 from .folder import read_folder as read_folder
+from .hf import read_hf as read_hf
 from .manifest import read_manifest as read_manifest
 from .picture import read_picture as read_picture
 from .shards import read_shards as read_shards
