@@ -4,10 +4,10 @@ from pathlib import Path
 
 from registry import DATASETS
 
-from ..datasets import Data, read_coco, read_flickr, read_folder, read_hf, read_manifest, read_shards
+from ..datasets import Data, read_coco, read_flickr, read_folder, read_hf, read_manifest, read_shards, read_timm
 
 _MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet")
-_READERS = {"hf": read_hf, "wds": read_shards}
+_READERS = {"hf": read_hf, "timm": read_timm, "wds": read_shards}
 _CAPTIONS = {".json": read_coco, ".token": read_flickr, ".txt": read_flickr}
 
 

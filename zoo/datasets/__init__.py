@@ -13,3 +13,4 @@ from .manifest import read_manifest as read_manifest
 from .picture import read_picture as read_picture
 from .shards import read_shards as read_shards
 from .shards import runs_a_command as runs_a_command
+from .timm_data import read_timm as read_timm

@@ -56,7 +56,7 @@ def read_shards(data: str) -> Data:
     if all(_at_hand(shard) for shard in (*here, *there)):
         if idle := [key for key in ("size", "eval_size", "classes") if key in given]:
             raise ValueError(f"data {data!r}: {idle[0]} is for shards that are read forward; these lie here and are counted")
-        return _indexed(name, here, there)
+        return open_shards(name, here, there)
     size, eval_size, classes = (whole(data, given, key) for key in ("size", "eval_size", "classes"))
     if size and not there:
         raise ValueError(f"data {data!r}: size spares the counting, and without it nothing can be held out: give eval=SHARDS as well")
@@ -168,7 +168,12 @@ class _Indexed:
         return f"{self.shards[self.places[self.sample[index]][0]]}, {self.keys[self.sample[index]]}"
 
 
-def _indexed(name: str, here: Sequence[str], there: Sequence[str]) -> Data:
+def open_shards(name: str, here: Sequence[str], there: Sequence[str]) -> Data:
+    """Plain .tar files for training and for eval; without the latter a fifth of the former is held out.
+
+    Raises:
+        ValueError: as `read_shards`.
+    """
     train = _look_through(here, 0)
     if not train.samples:
         raise ValueError(f"{here[0]}: no sample with a picture; {EXPECTED}")
