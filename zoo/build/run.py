@@ -101,6 +101,7 @@ def _load_classifier(path: Path, config: Mapping[str, Any], settings: Mapping[st
         mixup=settings["mixup"],
         cutmix=settings["cutmix"],
         freeze_bn=settings["freeze_bn"],
+        multi_label=settings.get("multi_label", False),
         options={key: settings.get(key) for key in ("pretrained", "drop_path", "model_options")},
     )
 

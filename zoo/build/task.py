@@ -97,5 +97,6 @@ def create_task(
         mixup=mixup,
         cutmix=cutmix,
         freeze_bn=freeze_bn,
+        multi_label=data.multi_label,
         options={"pretrained": pretrained, "drop_path": drop_path, "model_options": dict(model_options or {})},
     )

@@ -13,7 +13,7 @@ from ..build import Run, load_run, open_data
 from ..datasets import Data, Split
 from ..evaluate import class_embeddings, linear_probe, zero_shot
 from ..evaluate.zero_shot import TEMPLATES, read_templates
-from ..progress import tracked
+from ..progress import console, tracked
 from ..train import Align, Classify
 from ..train import evaluate as evaluate_task
 from ..train.engine import Engine
@@ -42,10 +42,23 @@ def print_metrics(metrics: dict[str, Any], classes: tuple[str, ...] | None, titl
         if lines:
             print_table("on the sphere", ["pair", "mean cosine", "uniformity", "alignment", "gap"], lines)
         return
-    print_table(title, ["metric", "value"], [[name, f"{value:.2f}"] for name, value in metrics.items() if name != "confusion"])
-    if len(classes) <= _CELLS:
+    print_table(title, ["metric", "value"], [[name, f"{value:.2f}"] for name, value in metrics.items() if not isinstance(value, list)])
+    if "AP" in metrics:
+        _print_several(metrics, classes)
+    elif len(classes) <= _CELLS:
         rows = [[name, *row] for name, row in zip(classes, metrics["confusion"], strict=True)]
         print_table("rows: true, columns: predicted", ["", *classes], rows)
+
+
+def _print_several(metrics: dict[str, Any], classes: tuple[str, ...]) -> None:
+    """Of every class its average precision, and which have none."""
+    if len(classes) <= _CELLS:
+        rows = [[name, "" if value is None else f"{value:.2f}"] for name, value in zip(classes, metrics["AP"], strict=True)]
+        print_table("average precision", ["class", "AP"], rows)
+    if left_out := metrics["without_positives"]:
+        named = ", ".join(left_out[:8]) + (", ..." if len(left_out) > 8 else "")
+        told = f"{len(left_out)} of {len(classes)} classes have no row here, and are left out of mAP and macro_f1: {named}"
+        console.print(told, highlight=False, soft_wrap=True)
 
 
 class _Labelled:
