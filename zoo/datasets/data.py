@@ -57,6 +57,10 @@ class Split(Sequence[Row]):
             raise IndexError(f"row {index} of {self.size}")
         return self.read(int(index) % self.size)
 
+    def place(self, index: int) -> str:
+        """What messages call a row: file and line, or its picture's path, or its number."""
+        return (self.where(index) if self.where else self.paths(index) if self.paths else "") or f"row {index}"
+
     def take(self, indices: Sequence[int] | np.ndarray) -> "Split":
         """The rows at these indices, in this order."""
         chosen = np.asarray(indices, dtype=np.int64)

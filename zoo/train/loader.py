@@ -27,7 +27,11 @@ class PreparedRows(Dataset):
     def __getitem__(self, key: Key) -> Row:
         epoch, index = key
         with seeded(self.seed, epoch, index):
-            return {**self.prepare(self.split[index]), "id": int(self.split.ids[index]), "index": index}
+            row = self.split[index]
+            try:
+                return {**self.prepare(row), "id": int(self.split.ids[index]), "index": index}
+            except ValueError as error:
+                raise ValueError(f"{self.split.place(index)}: {error}") from error
 
 
 def _leave_ctrl_c_to_the_parent(worker: int) -> None:
