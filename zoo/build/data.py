@@ -1,4 +1,4 @@
-"""A data string to data: a registered name, a folder, a manifest, captions."""
+"""A data string to data: a registered name, a folder, a manifest, captions, or what another library reads."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ _CAPTIONS = {".json": read_coco, ".token": read_flickr, ".txt": read_flickr}
 def open_data(data: str | Path | Data) -> Data:
     """Open what a data string names: a registered name, a folder of class folders, a manifest, or a caption file of COCO or Flickr.
 
-    A registered name may carry options: "glyphs:characters=200".
+    A registered name may carry options: "glyphs:characters=200". So may "timm:STRING", "hf:NAME_OR_DIR" and "wds:SHARDS".
 
     Raises:
         KeyError: neither a registered name nor a path; the nearest names are offered.

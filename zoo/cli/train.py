@@ -88,7 +88,7 @@ def _numbers(option: str, words: str, example: str) -> dict[str, float]:
 @app.command("train")
 def train(
     model: Annotated[list[str], typer.Argument(help="effnet_cbam_b0, or image=effnet_cbam_b0 text=transformer.")],
-    data: Annotated[str, typer.Option(help="digits, glyphs, a folder of class folders, or a manifest (.csv .tsv .jsonl).")],
+    data: Annotated[str, typer.Option(help="digits, glyphs, a folder, a manifest (.csv .tsv .jsonl .parquet), timm:..., hf:..., wds:...")],
     out: Annotated[str, typer.Option(help="The run directory.")],
     epochs: Annotated[int, typer.Option(help="Passes over the training rows.")] = _DEFAULT.epochs,
     batch_size: Annotated[int | None, typer.Option(help="Rows a micro-batch; 32 for a classifier, 64 for a joint embedding.")] = None,
