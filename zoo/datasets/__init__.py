@@ -9,4 +9,5 @@ from .data import Split as Split
 from .flickr import read_flickr as read_flickr
 from .folder import read_folder as read_folder
 from .manifest import read_manifest as read_manifest
+from .picture import BrokenPicture as BrokenPicture
 from .picture import read_picture as read_picture
