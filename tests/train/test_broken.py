@@ -330,7 +330,7 @@ def test_a_column_of_pictures_of_its_own(pictures, tmp_path):
     assert [each.row for each in batch["broken"]] == [20, 43] and len(batch["rows.text"]) == 64
 
 
-@pytest.mark.parametrize("policy", ["skip", "replace"])
+@pytest.mark.parametrize("policy", ["skip", pytest.param("replace", marks=pytest.mark.long)])
 def test_two_processes(pictures, tmp_path, policy):
     """One of them loses all rows of a batch; both count."""
     data = read_folder(tmp_path / "pictures")

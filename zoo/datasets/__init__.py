@@ -2,6 +2,7 @@
 
 from . import digits as digits
 from . import glyphs as glyphs
+from .check import check_data as check_data
 from .coco import read_coco as read_coco
 from .data import Data as Data
 from .data import Row as Row
