@@ -58,7 +58,7 @@ def draw(folder: Path) -> list[Path]:
 
 def main() -> None:
     import zoo
-    from zoo.train.engine import leave
+    from zoo.train.engine import Engine, leave
 
     folder, out, policy = sys.argv[1:]
     data = zoo.datasets.read_folder(folder)
@@ -66,6 +66,8 @@ def main() -> None:
     task = zoo.create_task(MODEL, data, img_size=32, augment="none")
     config = zoo.TrainConfig(out=out, epochs=2, batch_size=6, device="cpu", broken=policy)
     zoo.fit(task, data.train, data.eval, config)
+    engine = Engine("cpu")
+    assert engine.world == 2 and engine.mean(engine.rank) == 0.5 and engine.every([engine.rank] * 2) == [0, 0, 1, 1]
     leave()
 
 

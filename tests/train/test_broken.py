@@ -18,6 +18,7 @@ import zoo
 from zoo.datasets import BrokenPicture, Data, Split, read_folder, read_manifest, read_picture
 from zoo.datasets.picture import check_picture
 from zoo.train import Stopped
+from zoo.train.engine import Engine
 from zoo.train.loader import InOrder, PreparedRows, load
 from zoo.train.loop import _differences
 from zoo.train.sampler import Plan
@@ -328,6 +329,29 @@ def test_a_column_of_pictures_of_its_own(pictures, tmp_path):
     assert set(range(64)) - set(batch["rows.image"].tolist()) == {20}
     assert set(range(64)) - set(batch["rows.photo"].tolist()) == {43}
     assert [each.row for each in batch["broken"]] == [20, 43] and len(batch["rows.text"]) == 64
+
+
+def test_every_row_weighs_the_same_where_a_process_has_fewer(pictures, tmp_path, monkeypatch):
+    """Two processes with six rows and with two: the mean of their gradients is that of the eight, once each knows the mean of the sizes."""
+    data = read_folder(tmp_path / "pictures")
+    torch.manual_seed(0)
+    task = zoo.create_task(MODEL, data, img_size=32, augment="none", freeze_bn=True, drop_path=0)
+    task.train()
+    prepared = PreparedRows(data.train, task.prepare(False), 0)
+    rows = [prepared[(0, index)] for index in (*range(4), *range(30, 34))]
+    engine = Engine("cpu")
+
+    def gradient(part, mean):
+        task.zero_grad()
+        monkeypatch.setattr(engine, "mean", mean)
+        task.training_step([task.collate(part)], engine)
+        return torch.cat([each.grad.flatten() for each in task.parameters() if each.grad is not None])
+
+    whole = gradient(rows, float)
+    told = (gradient(rows[:6], lambda _: 4.0) + gradient(rows[6:], lambda _: 4.0)) / 2
+    alone = (gradient(rows[:6], float) + gradient(rows[6:], float)) / 2
+    torch.testing.assert_close(told, whole, atol=1e-5, rtol=1e-4)
+    assert (alone - whole).norm() > 0.05 * whole.norm()
 
 
 @pytest.mark.parametrize("policy", ["skip", pytest.param("replace", marks=pytest.mark.long)])
