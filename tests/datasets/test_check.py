@@ -106,7 +106,9 @@ def test_broken_files_are_all_told(root, workers):
     told = [(each["split"], each["path"].removeprefix(str(root)), each["row"]) for each in found["broken"]]
     assert told == [("train", "/train/cat/0.png", 0), ("eval", "/val/dog/21.png", 1)]
     assert found["broken"][0]["why"] == "an empty file" and "truncated" in found["broken"][1]["why"]
-    assert found["splits"]["train"]["pictures"] == 9 and not found["fine"]
+    train = found["splits"]["train"]
+    assert train["pictures"] == 9 and not found["fine"]
+    assert train["classes"] == {"cat": 6, "dog": 4} and train["missing"] == {}, "the folder tells the label of a broken picture too"
 
 
 def test_workers_change_nothing(root):

@@ -67,7 +67,7 @@ class _Rows(Dataset):
         try:
             row = split[index] if opens else split.cells(index)  # type: ignore[misc]  # asked for just before
         except BrokenPicture as error:
-            row = split.cells(index) if split.cells is not None else {}
+            row = split.cells(index) if split.cells is not None else dict.fromkeys(split.columns)  # nobody knows what else it lacks
             return _Looked(index, (*row, "image"), _labels(row.get("label")), broken=(error.path, error.why))
         columns = tuple(row) if opens else (*row, "image")
         seen = _Seen.of(row["image"]) if isinstance(row.get("image"), Image.Image) and self.first[index] else None
