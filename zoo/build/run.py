@@ -41,8 +41,17 @@ class Run:
     task: Task
     settings: dict[str, Any]
 
-    def open_data(self, data: str | Path | None = None) -> Data:
+    @property
+    def broken(self) -> str:
+        """What became of rows whose picture can not be read: "raise", "skip" or "replace"."""
+        return self.settings.get("broken", "raise")
+
+    def open_data(self, data: str | Path | None = None, *, broken: bool | None = None) -> Data:
         """The data it was trained on, or other data of the same classes.
+
+        Args:
+            data: the data string; the run's own by default.
+            broken: as in `zoo.open_data`; by default whether the run was trained in spite of broken pictures.
 
         Raises:
             ValueError: the run does not know its data, or the classes are others.
@@ -52,7 +61,7 @@ class Run:
             raise ValueError(f"{self.path} does not say what it was trained on: give --data")
         if data is None and runs_a_command(str(named)):
             raise ValueError(f"{self.path} was trained on {named}, which runs a command: give it as --data if you mean it")
-        opened = open_data(named)
+        opened = open_data(named, broken=self.broken != "raise" if broken is None else broken)
         if isinstance(self.task, Classify) and opened.classes is not None and tuple(opened.classes) != self.task.classes:
             mine, theirs = ", ".join(self.task.classes[:8]), ", ".join(opened.classes[:8])
             raise ValueError(

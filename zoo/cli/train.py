@@ -10,7 +10,7 @@ from registry import nearest
 from ..build import create_task, each_of, open_data
 from ..progress import console
 from ..train import TrainConfig, fit
-from ..train.config import DEVICES, PRECISIONS
+from ..train.config import BROKEN, DEVICES, PRECISIONS
 from ..train.engine import leave
 from ..train.preprocess import AUGMENTS
 from ..train.randomness import seed_everything
@@ -120,6 +120,7 @@ def train(
     precision: Annotated[str, typer.Option(help=", ".join(PRECISIONS))] = _DEFAULT.precision,
     device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = _DEFAULT.device,
     seed: Annotated[int, typer.Option(help="Decides everything random.")] = _DEFAULT.seed,
+    broken: Annotated[str, typer.Option(help=f"Of pictures that can not be read: {', '.join(BROKEN)}.")] = _DEFAULT.broken,
     workers: Annotated[int | None, typer.Option(help="Processes that read rows; changes no result.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints; one an epoch by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
@@ -161,12 +162,13 @@ def train(
         precision=precision,
         device=device,
         seed=seed,
+        broken=broken,
         workers=workers,
         checkpoint_every=checkpoint_every,
         resume=resume,
         overwrite=overwrite,
     )
-    opened = open_data(data)
+    opened = open_data(data, broken=broken != "raise")
     seed_everything(seed)
     task = create_task(
         towers,

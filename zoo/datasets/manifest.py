@@ -26,7 +26,7 @@ from registry import nearest
 from ..progress import tracked
 from .components import components
 from .data import Data, Row, Split
-from .picture import check_picture, read_picture
+from .picture import BrokenPicture, check_picture, read_picture
 from .splits import EVAL_WORDS, held_out, sort_classes
 
 _NAMES = {
@@ -56,8 +56,8 @@ class _Rows:
     def __call__(self, index: int) -> Row:
         try:
             picture = {"image": read_picture(self.paths[index])} if self.paths[index] else {}
-        except ValueError as error:
-            raise ValueError(f"{self.where(index)}: {error}") from error
+        except BrokenPicture as error:
+            raise BrokenPicture(error.path, error.why, self.where(index)) from error
         return {**picture, **self.cells(index)}
 
     def where(self, index: int) -> str:
@@ -79,7 +79,7 @@ class _Rows:
         return tuple(name for name, there in (known | own).items() if there)
 
 
-def read_manifest(path: str | PathLike[str]) -> Data:
+def read_manifest(path: str | PathLike[str], *, broken: bool = False) -> Data:
     """Rows `image`, `label` or `labels`, `text` and the columns that are the user's own, where the line has them.
 
     A cell of an own column is a stripped text, or in JSON Lines and Parquet what stands there: a number, a list of numbers as a float32
@@ -90,6 +90,10 @@ def read_manifest(path: str | PathLike[str]) -> Data:
     picture. In the `split` column, train is train; eval, val, valid, validation and test are eval; either side may have no rows. Without
     the column about a fifth of the ids (of every label, if there are labels) is held out by a hash: all lines of an id, so all captions
     of a picture, are on one side.
+
+    Args:
+        path: of the manifest.
+        broken: open it also where pictures are missing or broken: whoever reads such a row meets a BrokenPicture.
 
     Raises:
         FileNotFoundError: there is no such manifest.
@@ -109,6 +113,8 @@ def read_manifest(path: str | PathLike[str]) -> Data:
     for (number, cells), picture in tracked(zip(lines, paths, strict=True), len(lines), "pictures"):
         if picture not in seen:
             seen.add(picture)
+            if broken:
+                continue
             try:
                 check_picture(picture)
             except ValueError as error:

@@ -89,6 +89,7 @@ class Align(Task):
     default_batch_size = 64
     default_lr = 1e-3
     metric = "R@1"
+    holes = True
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
+BROKEN = ("raise", "skip", "replace")  # see broken.py
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class TrainConfig:
         precision: "fp32", "bf16" or "fp16".
         device: "auto", "cpu" or "cuda".
         seed: decides the order of the rows, the augmentation, and what is dropped.
+        broken: what becomes of a row whose picture can not be read: "raise" stops, "skip" leaves it out, "replace" lets another stand in.
         workers: processes that read rows; None takes none on a CPU and four at most on a GPU. Changes no result.
         checkpoint_every: steps between checkpoints; None writes one an epoch. Changes no result.
         resume: go on where the run in `out` stopped.
@@ -56,6 +58,7 @@ class TrainConfig:
     precision: str = "fp32"
     device: str = "auto"
     seed: int = 0
+    broken: str = "raise"
     workers: int | None = None
     checkpoint_every: int | None = None
     resume: bool = False
@@ -85,7 +88,7 @@ class TrainConfig:
             raise ValueError(f"hand_over: expected a share of all steps in [0, 1], got {self.hand_over}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema: expected a decay between 0 and 1, such as 0.999, got {self.ema}")
-        for name, known in (("precision", PRECISIONS), ("device", DEVICES)):
+        for name, known in (("precision", PRECISIONS), ("device", DEVICES), ("broken", BROKEN)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.resume and self.overwrite:

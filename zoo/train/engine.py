@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from .config import DEVICES
@@ -151,6 +151,16 @@ class Engine:
         if self.world == 1:
             return flag
         return bool(self.accelerator.reduce(torch.tensor([float(flag)], device=self.device)).item())
+
+    def mean(self, number: float) -> float:
+        """The mean of the processes' numbers."""
+        if self.world == 1:
+            return number
+        return self.accelerator.reduce(torch.tensor([number], dtype=torch.float64, device=self.device), "mean").item()
+
+    def every(self, things: list[Any]) -> list[Any]:
+        """The lists of all processes, one behind the other."""
+        return gather_object(things) if self.world > 1 else things
 
     def shared(self, value: Any) -> Any:
         """The first process's value, in all of them."""

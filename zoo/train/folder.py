@@ -8,7 +8,7 @@ from typing import Any
 from . import checkpoint
 from .config import TrainConfig
 
-_FILES = ("config.json", "model.safetensors", "metrics.jsonl", "joint.safetensors")
+_FILES = ("config.json", "model.safetensors", "metrics.jsonl", "broken.jsonl", "joint.safetensors")
 
 
 def is_run(folder: Path) -> bool:

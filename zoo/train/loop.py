@@ -2,6 +2,7 @@
 
     config.json, model.safetensors   the model, as timm reads it; what it was trained with under "zoo"
     metrics.jsonl                    a line an epoch
+    broken.jsonl                     pictures that could not be read, if any
     checkpoints/                     what `resume` goes on from
 
 The state of a run is one integer, the step: everything random is a function of it and the seed. So a run that was stopped, or killed, and
@@ -27,6 +28,7 @@ from ..backbones.graft import hand_overs
 from ..datasets.data import Row, Split, as_split
 from ..progress import console, progress
 from . import checkpoint
+from .broken import BrokenFiles
 from .config import TrainConfig
 from .engine import Engine
 from .folder import Folder, claim, may_write
@@ -62,6 +64,7 @@ def fit(
     Raises:
         ValueError: something in the config, the data or the run directory is not as it must be; nothing has been written then.
         Stopped: Ctrl-C or SIGTERM; the run is saved and can be resumed.
+        BrokenPicture: a picture can not be read, and `config.broken` is "raise".
         FloatingPointError: the loss is no longer a number; the last checkpoint is from before.
     """
     config = config or TrainConfig()
@@ -74,6 +77,9 @@ def fit(
 
 
 def _differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
+    then = {**TrainConfig().settings(), **then}  # a run from before there was a choice made the one that is the default now
+    if then["broken"] == "raise":
+        then["broken"] = now["broken"]  # nothing was left out or replaced yet: any choice goes on as if it had been made at first
     keys = sorted(now.keys() | then.keys())
     return [f"{key} was {then.get(key)!r} and is {now.get(key)!r}" for key in keys if now.get(key) != then.get(key)]
 
@@ -81,7 +87,8 @@ def _differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
 class _Training:
     """One run, from the checks before the first step to the files after the last.
 
-    `step` and `sums` (of the losses of this epoch, and how many) are all that changes beside weights and optimizer.
+    `step`, and of this epoch `sums` (of the losses, and how many) and the number of broken rows, are all that changes beside weights and
+    optimizer.
     """
 
     def __init__(self, task: Task, train: Split, eval: Split | None, config: TrainConfig, about: dict[str, Any]):
@@ -98,6 +105,7 @@ class _Training:
         self.folder = Folder(self.out, engine.is_main)
         self.workers = config.workers if config.workers is not None else 0 if engine.device.type == "cpu" else 4
         self.step, self.sums = 0, [0.0, 0.0]
+        self.broken = BrokenFiles(config.broken, self.out / "broken.jsonl" if self.out else None, engine)
         self.history: list[dict[str, Any]] = []
         engine.place(task)
         self._set_up()
@@ -134,7 +142,7 @@ class _Training:
         tensors, optimizer, state = checkpoint.read(saved[-1])
         if changed := _differences(self.settings, state["settings"]):
             raise ValueError(f"resume: the run in {self.out} has other settings: {'; '.join(changed)}")
-        self.step, self.sums = state["step"], state["sums"]
+        self.step, self.sums, self.broken.rows = state["step"], state["sums"], state.get("broken", 0)
         self.history = self.folder.keep_log_until(self.step)
         return tensors, optimizer
 
@@ -146,13 +154,15 @@ class _Training:
         return self.config.ema is not None
 
     def save_checkpoint(self) -> None:
+        self.broken.gather()
         if self.folder.checkpoints is None:
             return
         tensors = {"model": self.model(False).state_dict(), **({"ema": self.model(True).state_dict()} if self.averages else {})}
         optimizer = {"optimizer": self.bare.state_dict()}
         if self.config.precision == "fp16":
             optimizer["scaler"] = self.engine.accelerator.scaler.state_dict()
-        checkpoint.write(self.folder.checkpoints, self.step, tensors, optimizer, {"sums": self.sums, "settings": self.settings})
+        state = {"sums": self.sums, "broken": self.broken.rows, "settings": self.settings}
+        checkpoint.write(self.folder.checkpoints, self.step, tensors, optimizer, state)
 
     def save_model(self) -> None:
         if self.folder.out is not None:
@@ -171,7 +181,8 @@ class _Training:
         engine.barrier()
         if self.step == 0:
             self.save_model()  # a run that is killed in its first epoch is a run already
-        rows = PreparedRows(self.train, task.prepare(True), self.config.seed)
+        least = 2  # rows in a batch: batch norms have no statistics of one
+        rows = PreparedRows(self.train, task.prepare(True), self.config.seed, broken=self.config.broken, holes=task.holes, least=least)
         loader = load(rows, replace(plan, start=self.step), task.collate, workers=self.workers, pin=engine.device.type == "cuda")
         batches = iter(loader)
         metrics: dict[str, Any] = {}
@@ -198,7 +209,7 @@ class _Training:
         began = time.monotonic()
         with progress(len(steps), f"epoch {epoch + 1}/{plan.epochs}") as advance:
             for step in steps:
-                loss = self.take(step, [engine.to_device(next(batches)) for _ in range(config.accumulate)])
+                loss = self.take(step, [self.taken(next(batches)) for _ in range(config.accumulate)])
                 self.step, self.sums = step + 1, [self.sums[0] + loss, self.sums[1] + 1]
                 advance(f"loss {loss:.3f}")
                 if self.step == steps.stop:
@@ -211,12 +222,21 @@ class _Training:
         train_seconds = time.monotonic() - began
         loss = self.sums[0] / max(1, self.sums[1])
         metrics = {"epoch": epoch + 1, "step": self.step, "loss": loss, "lr": self.bare.param_groups[0]["lr"]}
+        if config.broken != "raise":
+            self.broken.gather()
+            metrics["broken"] = self.broken.rows
         if self.eval is not None and engine.is_main:
-            metrics |= evaluate(self.task, self.eval, model=self.model(self.averages), engine=engine, workers=self.workers)
+            how: dict[str, Any] = {"engine": engine, "workers": self.workers, "broken": config.broken, "tell": self.broken.tell}
+            metrics |= evaluate(self.task, self.eval, model=self.model(self.averages), **how)
         metrics["seconds"] = time.monotonic() - began
         metrics["rows_per_second"] = len(steps) * plan.rows_per_step / max(train_seconds, 1e-9)
-        self.sums = [0.0, 0.0]
+        self.sums, self.broken.rows = [0.0, 0.0], 0
         return metrics
+
+    def taken(self, batch: Batch) -> Batch:
+        """On its device; the rows that are broken are noted."""
+        self.broken.note(batch.pop("broken", ()))
+        return self.engine.to_device(batch)
 
     def take(self, step: int, micro: list[Batch]) -> float:
         """One optimizer step over the list of its micro-batches; returns the loss."""
@@ -269,6 +289,7 @@ def _clock(seconds: float) -> str:
 def _say(metrics: dict[str, Any], epochs: int, left: float, metric: str) -> None:
     measured = f"  {metric} {metrics[metric]:.1f} %" if metric in metrics else ""
     ending = f"  left {_clock(left)}" if left else ""
+    measured += f"  {metrics['broken']} rows broken" if metrics.get("broken") else ""
     speed = f"{metrics['rows_per_second']:.0f} rows/s  {_clock(metrics['seconds'])}"
     console.print(
         f"epoch {metrics['epoch']}/{epochs}  loss {metrics['loss']:.3f}{measured}  {speed}{ending}", highlight=False, soft_wrap=True

@@ -1,6 +1,6 @@
 """A task's model measured over a split, as the loop does after every epoch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -8,8 +8,9 @@ from torch import nn
 
 from ..datasets.data import Row, Split, as_split
 from ..progress import tracked
+from .broken import EVALUATED, LEFT_OUT, Broken, BrokenFiles
 from .engine import Engine
-from .loader import InOrder, PreparedRows, load
+from .loader import Batch, InOrder, PreparedRows, load
 from .task import Task
 
 
@@ -23,6 +24,8 @@ def evaluate(
     batch_size: int | None = None,
     workers: int = 0,
     what: str = "evaluate",
+    broken: str = "raise",
+    tell: Callable[[Sequence[Broken], str], None] | None = None,
 ) -> dict[str, Any]:
     """Metrics of a task's model over a split, every row counted once.
 
@@ -34,9 +37,13 @@ def evaluate(
         batch_size: rows at a time; twice the task's own by default.
         workers: processes that read rows.
         what: the words beside the progress bar.
+        broken: "raise", or "skip" to leave out of the metrics what can not be read (a joint embedding: of a row only the picture); how many
+            rows that were is `eval_broken`. "replace" skips too.
+        tell: who is told which; the console by default.
 
     Raises:
-        ValueError: no rows, or rows without a column that the task needs.
+        BrokenPicture: a picture can not be read.
+        ValueError: no rows, none that can be read, or rows without a column that the task needs.
     """
     split = as_split(split)
     check_columns(task, split, "eval")
@@ -46,15 +53,29 @@ def evaluate(
     was_training = model.training
     model.eval()
     plan = InOrder(len(split), batch_size or 2 * task.default_batch_size)
-    loader = load(PreparedRows(split, task.prepare(False), 0), plan, task.collate, workers=workers, pin=engine.device.type == "cuda")
+    rows = PreparedRows(split, task.prepare(False), 0, broken=EVALUATED[broken], holes=task.holes)
+    loader = load(rows, plan, task.collate, workers=workers, pin=engine.device.type == "cuda")
+    found: list[Broken] = []
+
+    def batches() -> Iterator[Batch]:
+        for batch in tracked(loader, len(plan), what):
+            found.extend(batch.pop("broken", ()))
+            if batch:
+                yield engine.to_device(batch)
+        if len(lost := {each.row for each in found}) == len(split):
+            raise ValueError(f"none of the {len(lost):,} eval rows can be read; the first: {found[0].path}: {found[0].why}")
+
     try:
         with engine.autocast():
-            batches = (engine.to_device(batch) for batch in tracked(loader, len(plan), what))
-            return task.evaluate(batches, model, split)
+            metrics = task.evaluate(batches(), model, split)
     finally:
         model.train(was_training)
         if was_training:
             task.train()
+    if broken == "raise":
+        return metrics
+    (tell or BrokenFiles().tell)(found, LEFT_OUT)
+    return {**metrics, "eval_broken": len({each.row for each in found})}
 
 
 def check_columns(task: Task, split: Split, which: str) -> None:

@@ -35,6 +35,8 @@ class Task(TrainingTask):
     default_lr: float
     metric: str
     """The name of the number that stands for all, in `evaluate`'s result."""
+    holes: bool = False
+    """Whether rows may lack a modality; a row whose picture can not be read is then one that lacks it."""
     progress: float = 1.0
     """The share of all steps that is done; the loop sets it before each step, for losses that warm up."""
 
@@ -92,8 +94,8 @@ class Task(TrainingTask):
         """Called before the first step of a run, not when one is resumed."""
 
     def training_step(self, batches: Sequence[Batch], engine: Engine) -> torch.Tensor:
-        """Gradients of one optimizer step; returns its loss, detached. By default the mean over all rows."""
-        rows = sum(len(batch["index"]) for batch in batches)
+        """Gradients of one optimizer step; returns its loss, detached. By default the mean over all rows, of all processes."""
+        rows = engine.mean(sum(len(batch["index"]) for batch in batches))  # the processes' gradients are averaged
         total = torch.zeros((), device=self.device)
         for number, batch in enumerate(batches, 1):
             with nullcontext() if number == len(batches) else self.no_sync():
