@@ -1,7 +1,9 @@
 """What a checkpoint means for another attention, and the way to disk and back. The hub is played by the test."""
 
+import errno
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 
 import zoo  # noqa: F401
+from zoo import files
 from zoo.backbones import attention_slots, save_model
 
 REAL = Path(__file__).parents[2] / "../shared/data/pretrained/tf_efficientnet_lite0_features.safetensors"
@@ -346,10 +349,18 @@ def test_writing_again_replaces(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch):
+    """The configuration could be written, the weights not: neither is replaced."""
     model = stirred("effnet_cbam_test", {"num_classes": 2})
     save_model(model, tmp_path)
-    monkeypatch.setattr(safetensors.torch, "save_file", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+
+    def full(path, content, write=files.write_new):
+        if "model.safetensors" in path.name:
+            write(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    monkeypatch.setattr(files, "write_new", full)
+    with pytest.raises(files.CannotWrite, match="config.json, model.safetensors cannot be written: No space left on device"):
         save_model(timm.create_model("effnet_cbam_test", num_classes=3), tmp_path)
     monkeypatch.undo()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]

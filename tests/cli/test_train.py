@@ -260,18 +260,35 @@ def test_what_is_not_ours_stays(zoo, mistake, disk, tmp_path):
     assert (project / "checkpoints" / "best.ckpt").read_text() == "a month of work"
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "state.json"])
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "state.json", "manifest.json"])
 def test_resume_from_a_damaged_checkpoint(zoo, mistake, classifier, disk, tmp_path, file):
+    """There is one only: it is named, and nothing is touched."""
     run = shutil.copytree(classifier, tmp_path / "run")
-    (saved,) = (run / "checkpoints").iterdir()
+    (saved,) = (run / "checkpoints").glob("step-*")
     (saved / file).write_bytes((saved / file).read_bytes()[:40])
     same = ("train", "effnet_eca_test", "--data", disk.manifest, "--out", run, *SMALL, "--resume")
-    assert f"{saved} is damaged" in mistake(*same)
-    if file != "state.json":
-        (saved / file).unlink()
-        assert f"{saved} is damaged" in mistake(*same)
+    assert f"no checkpoint in {run / 'checkpoints'} is whole: {saved.name}: {file} " in mistake(*same)
+    (saved / file).unlink()
+    assert f"{saved.name}: {file} is missing; --overwrite" in mistake(*same) and saved.exists()
     shutil.rmtree(saved)
     assert zoo(*same).code == 0 and _sha256(run) == _sha256(classifier)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a limit on the size of files takes Unix")
+def test_a_disk_that_refuses_ends_in_one_line(zoo, mistake, classifier, disk, tmp_path):
+    import resource
+
+    run = shutil.copytree(classifier, tmp_path / "run")
+    before = {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limit[1]))
+    try:
+        told = mistake("train", "effnet_eca_test", "--data", disk.manifest, "--out", run, *SMALL, "--resume")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "model.safetensors cannot be written: File too large (" in told and "MB are needed" in told
+    assert "step-00000003 is whole: make room, then go on from it with --resume" in told
+    assert {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_resume_with_other_settings(mistake, classifier, disk, tmp_path):

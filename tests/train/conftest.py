@@ -1,5 +1,8 @@
 """Small real things to train: pictures of two kinds that anybody can tell apart, and words for them."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -28,3 +31,12 @@ def data() -> Data:
     return Data(
         "two kinds", Split(48, read, columns), Split(16, read_eval, columns), classes=("dark", "bright"), img_size=32, augment="shift"
     )
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """What `golden/make.py` defines: a task of 200 numbers, and `train(out, task, **config)`."""
+    spec = importlib.util.spec_from_file_location("golden_make", Path(__file__).with_name("golden") / "make.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -18,6 +18,7 @@ import torch
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
+from ..files import write_together
 from .slots import blocks, shown, slots, widths
 from .timm_gates import same_function
 from .variants import VARIANTS
@@ -160,7 +161,8 @@ def save_model(
 
     Swapped gates included. A network that timm can build itself (SE, ECA, ESE, ... where its own networks take them) is saved as timm's and
     loads in timm without this package.
-    Each file is written under a temporary name and then renamed: a reader sees the old file or the new one, never half of one.
+    Each file is written under a temporary name and then renamed: a reader sees the old file or the new one, never half of one, and a full
+    disk leaves the old ones.
 
     Args:
         model: a network that came from `timm.create_model`.
@@ -174,6 +176,7 @@ def save_model(
 
     Raises:
         ValueError: the network did not come from `timm.create_model`, or is a features_only one, which timm cannot describe in a file.
+        CannotWrite: an OSError: the disk is full, or there is no permission.
     """
     if not hasattr(model, "pretrained_cfg") or not hasattr(model, "num_classes"):
         raise ValueError(
@@ -182,7 +185,7 @@ def save_model(
         )
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         model_config = {**({"label_names": list(label_names)} if label_names else {}), **(extra or {})}
         save_config_for_hf(model, str(work / "config.json"), model_config=model_config, data_config=data_config)
@@ -192,9 +195,7 @@ def save_model(
             kept = {key: value for key, value in config.get("model_args", {}).items() if key not in _OURS}
             config["model_args"] = {**kept, **own}
         config.get("model_args", {}).pop("num_classes", None)  # said at the top; a second time and transformers cannot load it
-        (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-        safetensors.torch.save_file(tensors, work / "model.safetensors", metadata={"format": "pt"})
-        for file in ("config.json", "model.safetensors"):
-            os.replace(work / file, out / file)
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    write_together(out, {"config.json": (json.dumps(config, indent=2) + "\n").encode(), "model.safetensors": weights})
     return out

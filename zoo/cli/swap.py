@@ -13,6 +13,7 @@ from ..build import load_run
 from ..progress import console
 from ..train import Classify, TrainConfig, fit
 from ..train.folder import claim, is_run
+from ..train.lock import alone
 from ..train.randomness import seed_everything
 from .app import Debug, Json, app
 
@@ -64,8 +65,9 @@ def swap(
         recipe |= {"epochs": finetune_epochs, "out": str(out), "resume": resume, "overwrite": overwrite, **({"lr": lr} if lr else {})}
         metrics = fit(task, rows.train, rows.eval, TrainConfig(**recipe), about={"data": data or opened.settings.get("data"), **about})
     else:
-        claim(out, overwrite=overwrite)  # no checkpoint of the run that was there may be taken for one of this network
-        task.save(out, task.trainable_module, {**opened.settings, **about})
+        with alone(out):
+            claim(out, overwrite=overwrite)  # no checkpoint of the run that was there may be taken for one of this network
+            task.save(out, task.trainable_module, {**opened.settings, **about})
         metrics = {}
     if as_json:
         measured = {key: value for key, value in metrics.items() if not isinstance(value, list)}

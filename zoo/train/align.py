@@ -27,6 +27,7 @@ from ..backbones.weights import save_model
 from ..datasets.data import Row, Split
 from ..evaluate.geometry import geometry, warning
 from ..evaluate.retrieval import retrieve_both
+from ..files import write_whole
 from ..joint import JointEmbedding
 from ..progress import console, tracked
 from .config import TrainConfig
@@ -373,19 +374,13 @@ class Align(Task):
             files: dict[str, bytes] = tower.files() if hasattr(tower, "files") else {}  # type: ignore[operator]
             for file, content in files.items():
                 (out / f"tower.{name}").mkdir(exist_ok=True)
-                _replace(out / f"tower.{name}" / file, content)
+                write_whole(out / f"tower.{name}" / file, content)
             tokenizer = getattr(tower, "tokenizer", None)
             if tokenizer is not None and not files:
-                _replace(out / f"tokenizer.{name}.json", tokenizer.to_json().encode())
-        _replace(out / "joint.safetensors", safetensors.torch.save(rest))
+                write_whole(out / f"tokenizer.{name}.json", tokenizer.to_json().encode())
+        write_whole(out / "joint.safetensors", safetensors.torch.save(rest))
         for name, preprocess in self.preprocess.items():
             extra = {"zoo": run} if name == "image" else None
             save_model(joint.towers[name], network_folder(out, name), data_config=preprocess.data_config(), extra=extra)
         if "image" not in self.preprocess:
-            _replace(out / "config.json", json.dumps({"zoo": run}, indent=2).encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    writing = path.with_name(f".writing-{path.name}")
-    writing.write_bytes(content)
-    writing.replace(path)
+            write_whole(out / "config.json", json.dumps({"zoo": run}, indent=2).encode())

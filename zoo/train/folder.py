@@ -1,12 +1,17 @@
 """The files of a run directory: whether one may be written, and its log."""
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..files import CannotWrite, write_whole
 from . import checkpoint
 from .config import TrainConfig
+from .lock import alone
 
 _FILES = ("config.json", "model.safetensors", "metrics.jsonl", "broken.jsonl", "joint.safetensors")
 
@@ -41,14 +46,35 @@ def claim(out: Path, *, overwrite: bool) -> None:
             (out / file).unlink(missing_ok=True)
         for folder in (*out.glob("tower.*"), out / "index"):
             shutil.rmtree(folder, ignore_errors=True)
+    if is_run(out):
+        for half in (*out.glob(".writing-*"), *out.glob("tower.*/.writing-*")):  # left by a kill
+            shutil.rmtree(half) if half.is_dir() else half.unlink()
     out.mkdir(parents=True, exist_ok=True)
 
 
-class Folder:
-    """The files of a run."""
+@contextmanager
+def _onward(out: Path) -> Iterator[None]:
+    """What cannot be written ends the training with word of how to go on."""
+    try:
+        yield
+    except CannotWrite as error:
+        whole = checkpoint.checkpoints(out / "checkpoints")
+        onward = f"{whole[-1]} is whole: make room, then go on from it with --resume" if whole else "make room, then start again"
+        raise OSError(f"{error}; {onward}") from error
 
-    def __init__(self, out: Path | None, main: bool):
+
+class Folder:
+    """The files of a run, and the right to write them, which is held until `held` is closed.
+
+    Raises:
+        ValueError: another training writes into the directory.
+    """
+
+    def __init__(self, out: Path | None, main: bool, held: ExitStack):
         self.out = out if main else None
+        if self.out is not None and not self.out.is_file():
+            held.enter_context(alone(self.out))
+            held.enter_context(_onward(self.out))
 
     @property
     def checkpoints(self) -> Path | None:
@@ -57,8 +83,15 @@ class Folder:
     def log(self, line: dict[str, Any]) -> None:
         if self.out:
             numbers = {key: value for key, value in line.items() if not isinstance(value, list)}  # no matrix every epoch
-            with (self.out / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(numbers) + "\n")
+            path = self.out / "metrics.jsonl"
+            before = path.stat().st_size if path.exists() else 0
+            try:
+                with open(path, "ab") as file:
+                    file.write(json.dumps(numbers).encode() + b"\n")
+            except OSError as error:
+                with suppress(OSError):
+                    os.truncate(path, before)  # no half line
+                raise CannotWrite(path, error, len(json.dumps(numbers))) from error
 
     def keep_log_until(self, step: int) -> list[dict[str, Any]]:
         """Lines that were written after the checkpoint describe steps that are now taken again."""
@@ -73,7 +106,5 @@ class Folder:
                 break  # cut off by a kill
             if line["step"] <= step:
                 lines.append(line)
-        writing = path.with_name(".writing-metrics.jsonl")
-        writing.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        writing.replace(path)
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         return lines

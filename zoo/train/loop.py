@@ -14,7 +14,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,8 @@ def fit(
     for split, which in ((train, "train"), (eval, "eval")):
         if split is not None:
             check_columns(task, split, which)
-    return _Training(task, train, eval, config, about or {}).run()
+    with ExitStack() as held:
+        return _Training(task, train, eval, config, about or {}, held).run()
 
 
 def _differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
@@ -91,7 +92,7 @@ class _Training:
     optimizer.
     """
 
-    def __init__(self, task: Task, train: Split, eval: Split | None, config: TrainConfig, about: dict[str, Any]):
+    def __init__(self, task: Task, train: Split, eval: Split | None, config: TrainConfig, about: dict[str, Any], held: ExitStack):
         self.task, self.train, self.eval, self.config = task, train, eval, config
         self.engine = engine = Engine(config.device, config.precision)
         assert config.batch_size is not None  # `fit` has asked the task
@@ -100,9 +101,9 @@ class _Training:
         settings = {**task.describe(), **config.settings(), **about, "rows": len(train), "processes": engine.world}
         self.settings = json.loads(json.dumps(settings))
         self.out = Path(config.out) if config.out else None
+        self.folder = Folder(self.out, engine.is_main, held)
         if self.out is not None:
             may_write(self.out, config)
-        self.folder = Folder(self.out, engine.is_main)
         self.workers = config.workers if config.workers is not None else 0 if engine.device.type == "cpu" else 4
         self.step, self.sums = 0, [0.0, 0.0]
         self.broken = BrokenFiles(config.broken, self.out / "broken.jsonl" if self.out else None, engine)
@@ -135,15 +136,18 @@ class _Training:
         """(tensors, optimizer) to go on from; takes over its step and the log up to it."""
         if not self.config.resume or self.out is None:
             return None
-        saved = checkpoint.checkpoints(self.out / "checkpoints")
-        if not saved:
+        saved = checkpoint.newest(self.folder.checkpoints) if self.folder.checkpoints else None
+        name = self.engine.shared(saved.path.name if saved else None)  # every process goes on from the one that the first found good
+        if name is None:
             console.print(f"{self.out} has no checkpoint yet: starting from the beginning")
             return None
-        tensors, optimizer, state = checkpoint.read(saved[-1])
+        tensors, optimizer, state = saved.contents if saved else checkpoint.read(self.out / "checkpoints" / name)
         if changed := _differences(self.settings, state["settings"]):
             raise ValueError(f"resume: the run in {self.out} has other settings: {'; '.join(changed)}")
+        for told in checkpoint.set_aside(saved) if saved else ():
+            console.print(f"warning: {told}", highlight=False, soft_wrap=True)
         self.step, self.sums, self.broken.rows = state["step"], state["sums"], state.get("broken", 0)
-        self.history = self.folder.keep_log_until(self.step)
+        self.history = self.engine.shared(self.folder.keep_log_until(self.step))
         return tensors, optimizer
 
     def model(self, averaged: bool) -> nn.Module:
