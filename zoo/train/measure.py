@@ -1,6 +1,7 @@
 """A task's model measured over a split, as the loop does after every epoch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from ..datasets.data import Row, Split, as_split
 from ..progress import tracked
 from .engine import Engine
-from .loader import InOrder, PreparedRows, load
+from .loader import Batch, InOrder, PreparedRows, load, stream
 from .task import Task
 
 
@@ -23,6 +24,7 @@ def evaluate(
     batch_size: int | None = None,
     workers: int = 0,
     what: str = "evaluate",
+    before_batch: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Metrics of a task's model over a split, every row counted once.
 
@@ -34,6 +36,7 @@ def evaluate(
         batch_size: rows at a time; twice the task's own by default.
         workers: processes that read rows.
         what: the words beside the progress bar.
+        before_batch: called before every batch; what it raises ends the evaluation.
 
     Raises:
         ValueError: no rows, or rows without a column that the task needs.
@@ -47,10 +50,16 @@ def evaluate(
     model.eval()
     plan = InOrder(len(split), batch_size or 2 * task.default_batch_size)
     loader = load(PreparedRows(split, task.prepare(False), 0), plan, task.collate, workers=workers, pin=engine.device.type == "cuda")
+
+    def batches(read: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in tracked(read, len(plan), what):
+            if before_batch is not None:
+                before_batch()
+            yield engine.to_device(batch)
+
     try:
-        with engine.autocast():
-            batches = (engine.to_device(batch) for batch in tracked(loader, len(plan), what))
-            return task.evaluate(batches, model, split)
+        with engine.autocast(), closing(stream(loader)) as read:
+            return task.evaluate(batches(read), model, split)
     finally:
         model.train(was_training)
         if was_training:
