@@ -102,8 +102,8 @@ def _rows_of(micro: Sequence[Batch]) -> dict[str, list[int]]:
         found["rows"] += index.tolist()
         found["ids"] += batch["id"].tolist()
         for name, values in batch.items():
-            if torch.is_tensor(values) and values.is_floating_point() and values.ndim:
-                bad = ~values.flatten(1).isfinite().all(1).cpu() if values.ndim > 1 else ~values.isfinite().cpu()
+            if torch.is_tensor(values) and values.is_floating_point() and values.ndim > 2:  # in a table a NaN is a missing cell
+                bad = ~values.flatten(1).isfinite().all(1).cpu()
                 rows = batch[f"rows.{name}"].cpu() if f"rows.{name}" in batch else torch.arange(len(index))
                 found["not_finite"] += index[rows[bad]].tolist()
     return found
