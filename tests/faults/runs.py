@@ -12,15 +12,17 @@ A happening is (step, stage, what): at that stage of that step the process gets 
     saving       the network of the run directory is half written
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ import safetensors.torch
 import torch
 
 import zoo
+from zoo import cli
 from zoo.cli import app
 from zoo.datasets import Data, Split
 from zoo.train import checkpoint, loop, sampler
@@ -39,6 +42,7 @@ NETWORK = "effnet_cbam_test"
 DEEP = {"depth_multiplier": 2.0, "drop_rate": 0.2}  # five blocks with a skip that stochastic depth can drop; the toy itself has none
 ROWS, STEPS_PER_EPOCH, EPOCHS = 60, 5, 2
 STEPS = STEPS_PER_EPOCH * EPOCHS
+COMMAND_ROWS = 320
 STAGES = ("before", "gradients", "updated", "averaged", "evaluating", "saving")
 
 Happening = tuple[int, str, int]
@@ -94,12 +98,12 @@ class _Happenings:
         self.left, self.step = list(happenings), -1
 
     def here(self, stage: str) -> None:
-        for each in [each for each in self.left if tuple(each[:2]) == (self.step, stage)]:
-            self.left.remove(each)
-            os.kill(os.getpid(), each[2])
+        while happening := self.waits(stage):
+            self.left.remove(happening)
+            os.kill(os.getpid(), happening[2])
 
-    def waits(self, stage: str) -> bool:
-        return any(tuple(each[:2]) == (self.step, stage) for each in self.left)
+    def waits(self, stage: str) -> Happening | None:
+        return next((each for each in self.left if tuple(each[:2]) == (self.step, stage)), None)
 
     def install(self) -> None:
         self._after(loop.Schedule, "set", "before", begins=True)
@@ -122,9 +126,9 @@ class _Happenings:
 
         def saving(tensors: Any, path: Path, *args: Any, **kwargs: Any) -> None:
             save_file(tensors, path, *args, **kwargs)
-            if "checkpoints" not in str(path) and self.waits("saving"):
-                with open(path, "r+b") as file:
-                    file.truncate(os.path.getsize(path) // 2)
+            if "checkpoints" not in str(path) and (happening := self.waits("saving")):
+                if happening[2] == signal.SIGKILL:
+                    os.truncate(path, os.path.getsize(path) // 2)
                 self.here("saving")
 
         loop.evaluate, safetensors.torch.save_file = evaluating, saving
@@ -177,7 +181,21 @@ def train(kind: str, out: str, how: dict[str, Any]) -> None:
 
 
 def command(*arguments: str) -> None:
+    """`zoo ...`, with little data called digits."""
+    little = dataclasses.replace(DIGITS, train=DIGITS.train.take(range(COMMAND_ROWS)), eval=DIGITS.eval.take(range(32)))
+    cli.train.open_data = lambda name: little  # type: ignore[attr-defined]
     sys.exit(app.run(list(arguments)))
+
+
+def stuck(*arguments: str) -> None:
+    """The same, with a first step that never ends."""
+
+    def training_step(*_: Any) -> None:
+        print("stuck", flush=True)
+        time.sleep(3600)
+
+    Task.training_step = training_step  # type: ignore[assignment,method-assign]
+    command(*arguments)
 
 
 def _child(log: str, env: dict[str, str], happenings: Sequence[Happening], control: str | None, what: Callable, arguments: tuple) -> None:
@@ -202,7 +220,7 @@ def _processes() -> Any:
     return context
 
 
-@dataclass
+@dataclasses.dataclass
 class Started:
     """Processes of one training."""
 

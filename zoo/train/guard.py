@@ -72,7 +72,7 @@ class Guard:
         if self.policy == "stop":
             raise FloatingPointError(f"{told}; leave such steps out (--nonfinite skip), try a lower learning rate, or clip the gradient")
         if self.in_a_row >= self.limit:
-            raise FloatingPointError(f"{told}; the {self.in_a_row}th such step in a row; try a lower learning rate, or clip the gradient")
+            raise FloatingPointError(f"{told}; that makes {self.in_a_row} in a row; try a lower learning rate, or clip the gradient")
         # as text: NaN is no JSON
         self.folder.log_skip({"step": step, "loss": str(losses[0]), "norm": str(norm), "rows": rows, "ids": ids, "not_finite": holding})
         console.print(f"skipped: {told}", highlight=False, soft_wrap=True)
