@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import safetensors.torch
 import torch
 
@@ -180,6 +181,49 @@ def train(kind: str, out: str, how: dict[str, Any]) -> None:
         leave()
 
 
+def train_spoilt(kind: str, out: str, how: dict[str, Any]) -> None:
+    """The same, with a NaN in the picture of row 7: of two processes one gets it."""
+    collate = zoo.train.Classify.collate
+
+    def spoilt(self: Any, rows: Any) -> Any:
+        batch = collate(self, rows)
+        batch["image"][batch["index"] == 7] = float("nan")
+        return batch
+
+    zoo.train.Classify.collate = spoilt  # type: ignore[method-assign]
+    train(kind, out, how)
+
+
+def soak(out: str, seen: str, workers: int, epochs: int, leaks: bool = False) -> None:
+    """25 steps an epoch; what the process holds after each, a line a step. `leaks`: it keeps every batch."""
+    process, kept, after_step = psutil.Process(), [], Task.after_step
+    training_step = Task.training_step
+
+    def noted(self: Task) -> None:
+        after_step(self)
+        holds = {
+            "memory": process.memory_info().rss / 2**20,
+            "files": process.num_fds(),
+            "threads": process.num_threads(),
+            "children": len(process.children()),
+        }
+        with open(seen, "a") as file:
+            file.write(json.dumps(holds) + "\n")
+
+    def leaking(self: Task, batches: Any, engine: Engine) -> torch.Tensor:
+        if leaks:
+            kept.append([batch["image"] + 1 for batch in batches])
+        return training_step(self, batches, engine)
+
+    Task.after_step, Task.training_step = noted, leaking  # type: ignore[method-assign]
+    train_data = Split(100, functools.partial(_read, 0, "classify"), COLUMNS["classify"])
+    data = dataclasses.replace(make_data("classify"), train=train_data)
+    torch.manual_seed(0)
+    task = zoo.create_task(NETWORK, data, mixup=0.4)
+    how = {"epochs": epochs, "batch_size": 4, "ema": 0.9, "checkpoint_every": 10, "workers": workers, "clip_grad": 1.0}
+    zoo.fit(task, data.train, data.eval, zoo.TrainConfig(out=out, **how))
+
+
 def command(*arguments: str) -> None:
     """`zoo ...`, with little data called digits."""
     little = dataclasses.replace(DIGITS, train=DIGITS.train.take(range(COMMAND_ROWS)), eval=DIGITS.eval.take(range(32)))
@@ -306,13 +350,14 @@ def digest(out: Path) -> dict[str, str]:
     }
 
 
-def random_happenings(seed: int, count: int, number: int) -> list[list[Happening]]:
-    """For each of `count` runs one happening, at later and later steps, so that every run gets to its own."""
+def random_happenings(seed: int, count: int, number: int, anywhere: bool = True) -> list[list[Happening]]:
+    """For each of `count` runs one happening, at later and later steps, so that every run gets to its own; only in steps unless anywhere:
+    of several processes one evaluates and saves."""
     choose = np.random.default_rng(seed)
     steps = sorted(choose.choice(np.arange(1, STEPS), count, replace=False).tolist())
     happenings = []
     for step in steps:
         ends = (step + 1) % STEPS_PER_EPOCH == 0
-        stage = str(choose.choice(STAGES if ends else STAGES[:4]))
+        stage = str(choose.choice(STAGES if ends and anywhere else STAGES[:4]))
         happenings.append([(step, stage, number)])
     return happenings
