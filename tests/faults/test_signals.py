@@ -76,7 +76,7 @@ def test_two_processes(tmp_path, whole, number, rank):
 
 
 @BOTH
-def test_torchrun_passes_it_on(tmp_path, whole, number):
+def test_torchrun_passes_it_on(tmp_path, number):
     """To the loader's workers as well, which torchrun signals with their parents; it gives them thirty seconds and then kills."""
     out, log = tmp_path / "cut", tmp_path / "cut.log"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "zoo"]
