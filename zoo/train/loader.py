@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ def _end_when_the_parent_asks() -> None:
     os._exit(0)
 
 
-def stream(loader: DataLoader) -> Iterator[Batch]:
+def stream(loader: DataLoader) -> Generator[Batch, None, None]:
     """The batches; the loader's workers end when this is closed (`contextlib.closing`), whatever else still holds on to an error."""
     yield from loader
 
