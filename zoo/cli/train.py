@@ -9,7 +9,7 @@ from registry import nearest
 
 from ..build import create_task, each_of, open_data
 from ..progress import console
-from ..train import TrainConfig, fit
+from ..train import Stopped, TrainConfig, fit
 from ..train.config import BROKEN, DEVICES, PRECISIONS
 from ..train.engine import leave
 from ..train.preprocess import AUGMENTS
@@ -123,6 +123,8 @@ def train(
     broken: Annotated[str, typer.Option(help=f"Of pictures that can not be read: {', '.join(BROKEN)}.")] = _DEFAULT.broken,
     workers: Annotated[int | None, typer.Option(help="Processes that read rows; changes no result.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints; one an epoch by default.")] = None,
+    nonfinite: Annotated[str, typer.Option(help="A step without a finite loss or gradient: stop, or skip it.")] = _DEFAULT.nonfinite,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="The same bits every time on a GPU too; slower.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     debug: Debug = False,
@@ -165,6 +167,8 @@ def train(
         broken=broken,
         workers=workers,
         checkpoint_every=checkpoint_every,
+        nonfinite=nonfinite,
+        deterministic=deterministic,
         resume=resume,
         overwrite=overwrite,
     )
@@ -183,6 +187,10 @@ def train(
     parameters = sum(parameter.numel() for parameter in task.parameters())
     rows = f"{len(opened.train)} rows, {len(opened.eval)} to evaluate on"
     console.print(f"{' '.join(model)}: {parameters / 1e6:.1f} M parameters; {data}: {rows}", highlight=False, soft_wrap=True)
-    metrics = fit(task, opened.train, opened.eval, config, about={"data": opened.name})
+    try:
+        metrics = fit(task, opened.train, opened.eval, config, about={"data": opened.name})
+    except Stopped:
+        leave()
+        raise
     leave()
     console.print(f"{task.metric} {metrics[task.metric]:.1f} %; the run is in {out}; next: zoo eval {out}", highlight=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from typing import Any
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
 BROKEN = ("raise", "skip", "replace")  # see broken.py
+POLICIES = ("stop", "skip")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class TrainConfig:
         broken: what becomes of a row whose picture can not be read: "raise" stops, "skip" leaves it out, "replace" lets another stand in.
         workers: processes that read rows; None takes none on a CPU and four at most on a GPU. Changes no result.
         checkpoint_every: steps between checkpoints; None writes one an epoch. Changes no result.
+        nonfinite: what becomes of a step whose loss or gradients are no numbers: "stop" the run, or "skip" the step.
+        deterministic: on a GPU, take the algorithms that give the same bits every time, at a price (docs/reliability.md).
         resume: go on where the run in `out` stopped.
         overwrite: throw away the run that `out` holds.
     """
@@ -61,6 +64,8 @@ class TrainConfig:
     broken: str = "raise"
     workers: int | None = None
     checkpoint_every: int | None = None
+    nonfinite: str = "stop"
+    deterministic: bool = False
     resume: bool = False
     overwrite: bool = False
 
@@ -88,7 +93,8 @@ class TrainConfig:
             raise ValueError(f"hand_over: expected a share of all steps in [0, 1], got {self.hand_over}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema: expected a decay between 0 and 1, such as 0.999, got {self.ema}")
-        for name, known in (("precision", PRECISIONS), ("device", DEVICES), ("broken", BROKEN)):
+        known_words = {"precision": PRECISIONS, "device": DEVICES, "broken": BROKEN, "nonfinite": POLICIES}
+        for name, known in known_words.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.resume and self.overwrite:
@@ -98,5 +104,5 @@ class TrainConfig:
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, as JSON: a run can only be resumed with the same."""
-        free = {"out", "workers", "checkpoint_every", "resume", "overwrite", "device"}
+        free = {"out", "workers", "checkpoint_every", "resume", "overwrite", "device", "nonfinite", "deterministic"}
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}

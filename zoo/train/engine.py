@@ -1,5 +1,6 @@
 """The one file that knows Accelerate: device, precision, several processes."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -91,8 +92,21 @@ class Engine:
     def backward(self, loss: torch.Tensor) -> None:
         self.accelerator.backward(loss)
 
-    def clip(self, module: nn.Module, norm: float) -> None:
-        self.accelerator.clip_grad_norm_(module.parameters(), norm)
+    @property
+    def scales(self) -> bool:
+        """Whether losses are scaled (fp16): gradients that overflow are normal then, and the scaler looks after them."""
+        return self.accelerator.scaler is not None
+
+    def clip(self, module: nn.Module, norm: float | None) -> float:
+        """The norm of the gradients, which are made no longer than `norm`; None leaves them as they are."""
+        if norm is None:
+            return self.norm([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
+        return float(self.accelerator.clip_grad_norm_(module.parameters(), norm))
+
+    @torch.no_grad()
+    def norm(self, tensors: Sequence[torch.Tensor]) -> float:
+        """The norm of all numbers in these tensors together; no number if one of them is none."""
+        return float(nn.utils.get_total_norm(tensors))
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
         """[world, ...] of the processes' tensors of one shape, with gradients: of what every process computes from it, the sum."""

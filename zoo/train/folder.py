@@ -13,7 +13,7 @@ from . import checkpoint
 from .config import TrainConfig
 from .lock import alone
 
-_FILES = ("config.json", "model.safetensors", "metrics.jsonl", "broken.jsonl", "joint.safetensors")
+_FILES = ("config.json", "model.safetensors", "metrics.jsonl", "broken.jsonl", "skipped.jsonl", "joint.safetensors")
 
 
 def is_run(folder: Path) -> bool:
@@ -93,18 +93,31 @@ class Folder:
                     os.truncate(path, before)  # no half line
                 raise CannotWrite(path, error, len(json.dumps(numbers))) from error
 
+    def log_skip(self, line: dict[str, Any]) -> None:
+        """A step that was left out; its `step` counts from 0."""
+        if self.out:
+            with (self.out / "skipped.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
     def keep_log_until(self, step: int) -> list[dict[str, Any]]:
         """Lines that were written after the checkpoint describe steps that are now taken again."""
-        path = self.out / "metrics.jsonl" if self.out else None
-        if path is None or not path.exists():
+        if self.out is None:
             return []
-        lines = []
-        for text in path.read_text().splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                break  # cut off by a kill
-            if line["step"] <= step:
-                lines.append(line)
-        write_whole(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
-        return lines
+        _keep(self.out / "skipped.jsonl", step - 1)
+        return _keep(self.out / "metrics.jsonl", step)
+
+
+def _keep(path: Path, step: int) -> list[dict[str, Any]]:
+    """The lines up to a step; the file holds no others afterwards."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break  # cut off by a kill
+        if line["step"] <= step:
+            lines.append(line)
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    return lines

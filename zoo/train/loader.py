@@ -3,8 +3,11 @@
 What becomes of a row whose picture can not be read is decided where the row is read: see `broken.py`.
 """
 
+import multiprocessing
+import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +146,29 @@ class Batches:
             yield batch
 
 
-def _leave_ctrl_c_to_the_parent(worker: int) -> None:
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C, torchrun and schedulers signal the workers as well, whose death would end the step that the parent wants to finish.
+
+    A worker ends when its parent asks, by SIGTERM too; nobody but the sender tells one from the other. (It also ends when it sees, within
+    five seconds, that there is no parent any more: torch's own watch.)
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_the_parent_asks, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _end_when_the_parent_asks() -> None:
+    parent = multiprocessing.parent_process()
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != (parent and parent.pid):
+        pass
+    os._exit(0)
+
+
+def stream(loader: Iterable[Batch]) -> Generator[Batch, None, None]:
+    """The batches; the loader's workers end when this is closed (`contextlib.closing`), whatever else still holds on to an error."""
+    yield from loader
 
 
 def load(rows: PreparedRows, plan: Iterable[list[Key]], collate: Callable[[list[Row]], Batch], *, workers: int, pin: bool) -> Batches:
@@ -157,7 +180,7 @@ def load(rows: PreparedRows, plan: Iterable[list[Key]], collate: Callable[[list[
         collate_fn=_Collate(collate),
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=_leave_ctrl_c_to_the_parent,
+        worker_init_fn=_leave_signals_to_the_parent,
         generator=own,
     )
     return Batches(loader, rows.broken)

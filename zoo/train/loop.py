@@ -10,16 +10,14 @@ resumed ends with the very weights of one that was not.
 """
 
 import json
-import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from timm.utils import unwrap_model
 from torch import nn
 
@@ -32,10 +30,11 @@ from .broken import BrokenFiles
 from .config import TrainConfig
 from .engine import Engine
 from .folder import Folder, claim, may_write
-from .loader import Batch, PreparedRows, load
+from .guard import Guard
+from .loader import Batch, PreparedRows, load, stream
 from .measure import check_columns, evaluate
 from .optim import Schedule, create_optimizer
-from .randomness import seed_everything
+from .randomness import deterministic, seed_everything
 from .sampler import Plan
 from .signals import Stopped, stop_signals
 from .task import Task
@@ -65,7 +64,7 @@ def fit(
         ValueError: something in the config, the data or the run directory is not as it must be; nothing has been written then.
         Stopped: Ctrl-C or SIGTERM; the run is saved and can be resumed.
         BrokenPicture: a picture can not be read, and `config.broken` is "raise".
-        FloatingPointError: the loss is no longer a number; the last checkpoint is from before.
+        FloatingPointError: a loss or a gradient is no number (see TrainConfig.nonfinite); the last checkpoint is from before.
     """
     config = config or TrainConfig()
     config = replace(config, batch_size=config.batch_size or task.default_batch_size, lr=config.lr or task.default_lr)
@@ -73,7 +72,7 @@ def fit(
     for split, which in ((train, "train"), (eval, "eval")):
         if split is not None:
             check_columns(task, split, which)
-    with ExitStack() as held:
+    with ExitStack() as held, deterministic(config.deterministic):
         return _Training(task, train, eval, config, about or {}, held).run()
 
 
@@ -109,6 +108,7 @@ class _Training:
         self.broken = BrokenFiles(config.broken, self.out / "broken.jsonl" if self.out else None, engine)
         self.history: list[dict[str, Any]] = []
         engine.place(task)
+        self.guard = Guard(task.trainable_module, engine, self.folder, policy=config.nonfinite, steps_per_epoch=self.plan.steps_per_epoch)
         self._set_up()
         self.grafted = any(hand_overs(self.model(False)))
 
@@ -147,17 +147,27 @@ class _Training:
         for told in checkpoint.set_aside(saved) if saved else ():
             console.print(f"warning: {told}", highlight=False, soft_wrap=True)
         self.step, self.sums, self.broken.rows = state["step"], state["sums"], state.get("broken", 0)
+        self.guard.in_a_row = state.get("refused", 0)
         self.history = self.engine.shared(self.folder.keep_log_until(self.step))
+        if self.step % self.plan.steps_per_epoch == 0 and not self.unmeasured:
+            self.sums, self.broken.rows = [0.0, 0.0], 0
         return tensors, optimizer
 
     def model(self, averaged: bool) -> nn.Module:
         return unwrap_model(self.task.get_trainable_module(ema=averaged))
 
     @property
+    def unmeasured(self) -> bool:
+        """Whether an epoch is at its end, and its line is not in the log."""
+        ended = self.step > 0 and self.step % self.plan.steps_per_epoch == 0
+        return ended and (not self.history or self.history[-1]["step"] != self.step)
+
+    @property
     def averages(self) -> bool:
         return self.config.ema is not None
 
     def save_checkpoint(self) -> None:
+        self.guard.check_weights(self.step)
         self.broken.gather()
         if self.folder.checkpoints is None:
             return
@@ -165,7 +175,7 @@ class _Training:
         optimizer = {"optimizer": self.bare.state_dict()}
         if self.config.precision == "fp16":
             optimizer["scaler"] = self.engine.accelerator.scaler.state_dict()
-        state = {"sums": self.sums, "broken": self.broken.rows, "settings": self.settings}
+        state = {"sums": self.sums, "broken": self.broken.rows, "refused": self.guard.in_a_row, "settings": self.settings}
         checkpoint.write(self.folder.checkpoints, self.step, tensors, optimizer, state)
 
     def save_model(self) -> None:
@@ -174,7 +184,7 @@ class _Training:
 
     def run(self) -> dict[str, Any]:
         task, engine, plan = self.task, self.engine, self.plan
-        if self.step >= plan.steps and self.history:
+        if self.step >= plan.steps and not self.unmeasured:
             console.print(f"{self.out} is already trained: {plan.epochs} of {plan.epochs} epochs")
             self.save_model()
             self.finish()
@@ -188,18 +198,17 @@ class _Training:
         least = 2  # rows in a batch: batch norms have no statistics of one
         rows = PreparedRows(self.train, task.prepare(True), self.config.seed, broken=self.config.broken, holes=task.holes, least=least)
         loader = load(rows, replace(plan, start=self.step), task.collate, workers=self.workers, pin=engine.device.type == "cuda")
-        batches = iter(loader)
         metrics: dict[str, Any] = {}
         began, first = time.monotonic(), self.step
-        with stop_signals() as caught, tiny_maps(task) if engine.device.type == "cpu" else nullcontext():
-            for epoch in range(self.step // plan.steps_per_epoch, plan.epochs):
+        short_way = tiny_maps(task) if engine.device.type == "cpu" else nullcontext()
+        with stop_signals() as caught, short_way, closing(stream(loader)) as batches:
+            for epoch in range((self.step - self.unmeasured) // plan.steps_per_epoch, plan.epochs):
                 metrics = self.epoch(epoch, batches, caught)
-                self.folder.log(metrics)
                 self.save_model()
-                self.save_checkpoint()
+                self.folder.log(metrics)
                 done = (self.step - first) / max(1, plan.steps - first)
                 if engine.is_main:
-                    _say(metrics, plan.epochs, (time.monotonic() - began) * (1 - done) / done, task.metric)
+                    _say(metrics, plan.epochs, (time.monotonic() - began) * (1 - done) / done if done else 0.0, task.metric)
                 if engine.any(bool(caught)) and epoch + 1 < plan.epochs:
                     raise self.stopped(caught)
         self.finish()
@@ -214,24 +223,32 @@ class _Training:
         with progress(len(steps), f"epoch {epoch + 1}/{plan.epochs}") as advance:
             for step in steps:
                 loss = self.take(step, [self.taken(next(batches)) for _ in range(config.accumulate)])
-                self.step, self.sums = step + 1, [self.sums[0] + loss, self.sums[1] + 1]
-                advance(f"loss {loss:.3f}")
-                if self.step == steps.stop:
-                    break  # saved after it was measured
-                if engine.any(bool(caught)):
+                self.step = step + 1
+                if loss is not None:
+                    self.sums = [self.sums[0] + loss, self.sums[1] + 1]
+                advance("skipped" if loss is None else f"loss {loss:.3f}")
+                stopping = engine.any(bool(caught))
+                ended = self.step == steps.stop  # saved before it is measured: what comes then costs no step
+                if stopping or ended or (config.checkpoint_every and self.step % config.checkpoint_every == 0):
                     self.save_checkpoint()
+                if stopping:
                     raise self.stopped(caught)
-                if config.checkpoint_every and self.step % config.checkpoint_every == 0:
-                    self.save_checkpoint()
         train_seconds = time.monotonic() - began
         loss = self.sums[0] / max(1, self.sums[1])
         metrics = {"epoch": epoch + 1, "step": self.step, "loss": loss, "lr": self.bare.param_groups[0]["lr"]}
+        if config.nonfinite == "skip":
+            metrics["skipped"] = plan.steps_per_epoch - int(self.sums[1])
         if config.broken != "raise":
             self.broken.gather()
             metrics["broken"] = self.broken.rows
+
+        def cut() -> None:
+            if caught and engine.world == 1:  # the checkpoint is there; of several processes, the others wait for the end
+                raise self.stopped(caught)
+
         if self.eval is not None and engine.is_main:
             how: dict[str, Any] = {"engine": engine, "workers": self.workers, "broken": config.broken, "tell": self.broken.tell}
-            metrics |= evaluate(self.task, self.eval, model=self.model(self.averages), **how)
+            metrics |= evaluate(self.task, self.eval, model=self.model(self.averages), before_batch=cut, **how)
         metrics["seconds"] = time.monotonic() - began
         metrics["rows_per_second"] = len(steps) * plan.rows_per_step / max(train_seconds, 1e-9)
         self.sums, self.broken.rows = [0.0, 0.0], 0
@@ -242,20 +259,22 @@ class _Training:
         self.broken.note(batch.pop("broken", ()))
         return self.engine.to_device(batch)
 
-    def take(self, step: int, micro: list[Batch]) -> float:
-        """One optimizer step over the list of its micro-batches; returns the loss."""
+    def take(self, step: int, micro: list[Batch]) -> float | None:
+        """One optimizer step over the list of its micro-batches; returns the loss, or None where the step was skipped."""
         task, engine, config = self.task, self.engine, self.config
         seed_everything(config.seed, step, engine.rank)
         self.schedule.set(step)
         task.progress = step / self.plan.steps
         self.hand_over(step, averaged=False)
+        self.guard.keep()
         loss = task.training_step(micro, engine).item()
-        if engine.any(not math.isfinite(loss)):
-            indices = np.concatenate([batch["index"].cpu().numpy() for batch in micro])
-            hint = "try a lower learning rate, or clip the gradient"
-            raise FloatingPointError(f"the loss of step {step} is {loss}; its rows are {indices.tolist()}; {hint}")
-        if config.clip_grad is not None:
-            engine.clip(task.trainable_module, config.clip_grad)
+        norm = 0.0 if engine.scales else engine.clip(task.trainable_module, config.clip_grad)
+        if self.guard.refuses(loss, norm):
+            self.guard.refuse(step, loss, norm, micro)
+            self.optimizer.zero_grad()
+            return None
+        if engine.scales and config.clip_grad is not None:
+            engine.clip(task.trainable_module, config.clip_grad)  # not before: the scaler may not be touched in a step that is skipped
         self.optimizer.step()
         self.optimizer.zero_grad()
         task.after_step()

@@ -1,6 +1,7 @@
 """A task's model measured over a split, as the loop does after every epoch."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from ..datasets.data import Row, Split, as_split
 from ..progress import tracked
 from .broken import EVALUATED, LEFT_OUT, Broken, BrokenFiles
 from .engine import Engine
-from .loader import Batch, InOrder, PreparedRows, load
+from .loader import Batch, InOrder, PreparedRows, load, stream
 from .task import Task
 
 
@@ -26,6 +27,7 @@ def evaluate(
     what: str = "evaluate",
     broken: str = "raise",
     tell: Callable[[Sequence[Broken], str], None] | None = None,
+    before_batch: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Metrics of a task's model over a split, every row counted once.
 
@@ -40,6 +42,7 @@ def evaluate(
         broken: "raise", or "skip" to leave out of the metrics what can not be read (a joint embedding: of a row only the picture); how many
             rows that were is `eval_broken`. "replace" skips too.
         tell: who is told which; the console by default.
+        before_batch: called before every batch; what it raises ends the evaluation.
 
     Raises:
         BrokenPicture: a picture can not be read.
@@ -57,8 +60,10 @@ def evaluate(
     loader = load(rows, plan, task.collate, workers=workers, pin=engine.device.type == "cuda")
     found: list[Broken] = []
 
-    def batches() -> Iterator[Batch]:
-        for batch in tracked(loader, len(plan), what):
+    def batches(read: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in tracked(read, len(plan), what):
+            if before_batch is not None:
+                before_batch()
             found.extend(batch.pop("broken", ()))
             if batch:
                 yield engine.to_device(batch)
@@ -66,8 +71,8 @@ def evaluate(
             raise ValueError(f"none of the {len(lost):,} eval rows can be read; the first: {found[0].path}: {found[0].why}")
 
     try:
-        with engine.autocast():
-            metrics = task.evaluate(batches(), model, split)
+        with engine.autocast(), closing(stream(loader)) as read:
+            metrics = task.evaluate(batches(read), model, split)
     finally:
         model.train(was_training)
         if was_training:
