@@ -57,6 +57,38 @@ def test_the_same_seed_gives_the_same_weights_with_any_workers(data, tmp_path):
     assert weights(tmp_path / "one") == weights(tmp_path / "two") != weights(tmp_path / "three")
 
 
+def test_recomputing_changes_no_result_and_can_change_between_two_runs(data, tmp_path):
+    how = dict(model="effnet_bam_test", ema=0.9, precision="bf16", accumulate=2, batch_size=8)
+    fit(data, tmp_path / "plain", **how)
+    task, _ = fit(data, tmp_path / "again", recompute=True, **how)
+    assert weights(tmp_path / "plain") == weights(tmp_path / "again")
+    assert not any("Recomputed" in type(module).__name__ for module in task.modules())
+    fit(data, tmp_path / "again", recompute=True, resume=True, **how)
+    with pytest.raises(ValueError, match="recompute: the model has no EfficientNet block"):
+        fit(data, tmp_path / "refused", model="resnet18", recompute=True)
+    assert not (tmp_path / "refused").exists()
+
+
+def test_the_shares_of_waiting_and_saving(data, tmp_path, monkeypatch):
+    """Readers and disks that take their time are seen to."""
+
+    def slow(index, read=data.train.read):
+        time.sleep(0.005)
+        return read(index)
+
+    write = checkpoint.write
+    monkeypatch.setattr(checkpoint, "write", lambda *given: time.sleep(0.1) or write(*given))
+    train = zoo.datasets.Split(48, slow, data.train.columns)
+    task = zoo.create_task(MODEL, data)
+    config = zoo.TrainConfig(epochs=2, batch_size=16, out=str(tmp_path), checkpoint_every=1)
+    began = time.monotonic()
+    metrics = zoo.fit(task, train, None, config)
+    whole = time.monotonic() - began
+    assert metrics["waiting"] * 48 / metrics["rows_per_second"] >= 48 * 0.005 and metrics["waiting"] < 1
+    assert metrics["saving"] * whole >= 3 * 0.1 and metrics["saving"] < 1  # after the epoch before, and two of this
+    assert zoo.fit(task, data.train, None, zoo.TrainConfig(epochs=1, batch_size=16))["saving"] == 0
+
+
 def test_evaluation_does_not_change_the_training(data, tmp_path):
     fit(data, tmp_path / "with")
     torch.manual_seed(0)

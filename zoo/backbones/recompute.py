@@ -57,18 +57,18 @@ class _Residual:
 
 
 class RecomputedInvertedResidual(_Residual, InvertedResidual):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         inside = _again(self._opened(x, self.conv_pw), self.bn1, self.conv_dw)
         return self._closed(self.bn3(_again(inside, self.bn2, self.aa, self.se, self.conv_pwl)), x)
 
 
 class RecomputedDepthwiseSeparableConv(_Residual, DepthwiseSeparableConv):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         return self._closed(self.bn2(_again(self._opened(x, self.conv_dw), self.bn1, self.aa, self.se, self.conv_pw)), x)
 
 
 class RecomputedEdgeResidual(_Residual, EdgeResidual):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         return self._closed(self.bn2(_again(self.conv_exp(x), self.bn1, self.aa, self.se, self.conv_pwl)), x)
 
 
@@ -79,18 +79,27 @@ _BLOCKS: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-@contextmanager
-def recomputed(model: nn.Module) -> Iterator[int]:
-    """Inside, the EfficientNet blocks of `model` compute in the backward pass again what is cheap; afterwards they are what they were.
+def _recomputable(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if type(module) in _BLOCKS]
 
-    Gives the number of blocks. Blocks of another class are left alone, those with conditional convolutions among them, whose weights come
-    from the picture.
+
+def check_recomputable(model: nn.Module) -> None:
+    """Raises ValueError where a network has nothing for `recomputed`."""
+    if not _recomputable(model):
+        raise ValueError("recompute: the model has no EfficientNet block, in which alone something can be computed again; leave it out")
+
+
+@contextmanager
+def recomputed(model: nn.Module) -> Iterator[None]:
+    """Inside, the EfficientNet blocks of `model` compute again in the backward pass what is cheap; afterwards they are what they were.
+
+    Blocks of another class are left alone, those with conditional convolutions among them, whose weights come from the picture.
     """
-    changed = [(module, type(module)) for module in model.modules() if type(module) in _BLOCKS]
+    changed = [(module, type(module)) for module in _recomputable(model)]
     for module, plain in changed:
         module.__class__ = _BLOCKS[plain]
     try:
-        yield len(changed)
+        yield
     finally:
         for module, plain in changed:
             module.__class__ = plain

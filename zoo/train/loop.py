@@ -13,7 +13,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torch import nn
 
 from ..backbones import finish_swap, set_share
 from ..backbones.graft import hand_overs
+from ..backbones.recompute import check_recomputable, recomputed
 from ..datasets.data import Row, Split, as_split
 from ..progress import console, progress
 from . import checkpoint
@@ -57,7 +58,8 @@ def fit(
         about: more to write into the run, as JSON, such as the data string.
 
     Returns:
-        The metrics of the last epoch: `epoch`, `step`, `loss` (of training), `lr`, `seconds`, and what the task measures.
+        The metrics of the last epoch: `epoch`, `step`, `loss` (of training), `lr`, `seconds`, `rows_per_second`, what the task measures,
+        and two shares of the time: `waiting` (of the steps, for rows) and `saving` (since the epoch before, in checkpoints).
 
     Raises:
         ValueError: something in the config, the data or the run directory is not as it must be; nothing has been written then.
@@ -97,7 +99,10 @@ class _Training:
         self.folder = Folder(self.out, engine.is_main)
         self.workers = config.workers if config.workers is not None else 0 if engine.device.type == "cpu" else 4
         self.step, self.sums = 0, [0.0, 0.0]
+        self.saving, self.logged = 0.0, time.monotonic()  # seconds in checkpoints since the last line of the log, and when that was
         self.history: list[dict[str, Any]] = []
+        if config.recompute:
+            check_recomputable(task)
         engine.place(task)
         self._set_up()
         self.grafted = any(hand_overs(self.model(False)))
@@ -147,11 +152,13 @@ class _Training:
     def save_checkpoint(self) -> None:
         if self.folder.checkpoints is None:
             return
+        began = time.monotonic()
         tensors = {"model": self.model(False).state_dict(), **({"ema": self.model(True).state_dict()} if self.averages else {})}
         optimizer = {"optimizer": self.bare.state_dict()}
         if self.config.precision == "fp16":
             optimizer["scaler"] = self.engine.accelerator.scaler.state_dict()
         checkpoint.write(self.folder.checkpoints, self.step, tensors, optimizer, {"sums": self.sums, "settings": self.settings})
+        self.saving += time.monotonic() - began
 
     def save_model(self) -> None:
         if self.folder.out is not None:
@@ -175,7 +182,12 @@ class _Training:
         batches = iter(loader)
         metrics: dict[str, Any] = {}
         began, first = time.monotonic(), self.step
-        with stop_signals() as caught, tiny_maps(task) if engine.device.type == "cpu" else nullcontext():
+        with ExitStack() as inside:
+            caught = inside.enter_context(stop_signals())
+            if engine.device.type == "cpu":
+                inside.enter_context(tiny_maps(task))
+            if self.config.recompute:
+                inside.enter_context(recomputed(task))
             for epoch in range(self.step // plan.steps_per_epoch, plan.epochs):
                 metrics = self.epoch(epoch, batches, caught)
                 self.folder.log(metrics)
@@ -194,10 +206,13 @@ class _Training:
         plan, config, engine = self.plan, self.config, self.engine
         self.task.train()
         steps = range(self.step, (epoch + 1) * plan.steps_per_epoch)
-        began = time.monotonic()
+        began, waited = time.monotonic(), 0.0
         with progress(len(steps), f"epoch {epoch + 1}/{plan.epochs}") as advance:
             for step in steps:
-                loss = self.take(step, [engine.to_device(next(batches)) for _ in range(config.accumulate)])
+                asked = time.monotonic()
+                micro = [next(batches) for _ in range(config.accumulate)]
+                waited += time.monotonic() - asked
+                loss = self.take(step, [engine.to_device(batch) for batch in micro])
                 self.step, self.sums = step + 1, [self.sums[0] + loss, self.sums[1] + 1]
                 advance(f"loss {loss:.3f}")
                 if self.step == steps.stop:
@@ -214,6 +229,10 @@ class _Training:
             metrics |= evaluate(self.task, self.eval, model=self.model(self.averages), engine=engine, workers=self.workers)
         metrics["seconds"] = time.monotonic() - began
         metrics["rows_per_second"] = len(steps) * plan.rows_per_step / max(train_seconds, 1e-9)
+        metrics["waiting"] = waited / max(train_seconds, 1e-9)
+        now = time.monotonic()
+        metrics["saving"] = self.saving / max(now - self.logged, 1e-9)
+        self.saving, self.logged = 0.0, now
         self.sums = [0.0, 0.0]
         return metrics
 
