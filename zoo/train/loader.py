@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..datasets.data import Row, Split
-from .randomness import seeded
+from .randomness import seeded, untouched
 from .sampler import Key
 
 Batch = dict[str, Any]
@@ -28,6 +28,11 @@ class PreparedRows(Dataset):
         epoch, index = key
         with seeded(self.seed, epoch, index):
             return {**self.prepare(self.split[index]), "id": int(self.split.ids[index]), "index": index}
+
+    def __getitems__(self, keys: list[Key]) -> list[Row]:
+        """What a DataLoader asks for: a whole batch, for which the state of the random numbers is put aside once."""
+        with untouched():
+            return [self[key] for key in keys]
 
 
 def _leave_ctrl_c_to_the_parent(worker: int) -> None:
