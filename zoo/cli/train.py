@@ -10,7 +10,7 @@ from registry import nearest
 from ..build import create_task, each_of, open_data
 from ..progress import console
 from ..train import TrainConfig, fit
-from ..train.config import DEVICES, PRECISIONS
+from ..train.config import DEVICES, PRECISIONS, TRACKERS
 from ..train.engine import leave
 from ..train.preprocess import AUGMENTS
 from ..train.randomness import seed_everything
@@ -123,6 +123,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Decides everything random.")] = _DEFAULT.seed,
     workers: Annotated[int | None, typer.Option(help="Processes that read rows; changes no result.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints; one an epoch by default.")] = None,
+    log: Annotated[str | None, typer.Option(help=f"Curves beside metrics.jsonl: {', '.join(TRACKERS)}; several with commas.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     debug: Debug = False,
@@ -165,6 +166,7 @@ def train(
         recompute=recompute,
         workers=workers,
         checkpoint_every=checkpoint_every,
+        log=tuple(word for word in (log or "").split(",") if word),
         resume=resume,
         overwrite=overwrite,
     )

@@ -4,12 +4,13 @@ The defaults are made for small data from scratch: every gate learns with them a
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
+TRACKERS = ("tensorboard", "trackio", "wandb", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class TrainConfig:
             40 % of the memory for somewhat more time. Changes no result.
         workers: processes that read rows; None takes none on a CPU and four at most on a GPU. Changes no result.
         checkpoint_every: steps between checkpoints; None writes one an epoch. Changes no result.
+        log: where the curves go beside metrics.jsonl: names of TRACKERS, or objects of Accelerate's `GeneralTracker`.
         resume: go on where the run in `out` stopped.
         overwrite: throw away the run that `out` holds.
     """
@@ -61,6 +63,7 @@ class TrainConfig:
     recompute: bool = False
     workers: int | None = None
     checkpoint_every: int | None = None
+    log: Sequence[Any] = ()
     resume: bool = False
     overwrite: bool = False
 
@@ -91,6 +94,11 @@ class TrainConfig:
         for name, known in (("precision", PRECISIONS), ("device", DEVICES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for each in [self.log] if isinstance(self.log, str) else self.log:
+            if isinstance(each, str) and (each not in TRACKERS or each is self.log):
+                raise ValueError(f"log: expected a list of {', '.join(TRACKERS)}, got {each!r}")
+        if "tensorboard" in self.log and not self.out:
+            raise ValueError("log: tensorboard writes into the run directory: give out as well")
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite contradict each other: give one")
         if (self.resume or self.overwrite) and not self.out:
@@ -98,5 +106,5 @@ class TrainConfig:
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, as JSON: a run can only be resumed with the same."""
-        free = {"out", "recompute", "workers", "checkpoint_every", "resume", "overwrite", "device"}
+        free = {"out", "recompute", "workers", "checkpoint_every", "log", "resume", "overwrite", "device"}
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}

@@ -62,6 +62,7 @@ def fit(
         and two shares of the time: `waiting` (of the steps, for rows) and `saving` (since the epoch before, in checkpoints).
 
     Raises:
+        ImportError: a tracker of `log` is not installed.
         ValueError: something in the config, the data or the run directory is not as it must be; nothing has been written then.
         Stopped: Ctrl-C or SIGTERM; the run is saved and can be resumed.
         FloatingPointError: the loss is no longer a number; the last checkpoint is from before.
@@ -88,7 +89,7 @@ class _Training:
 
     def __init__(self, task: Task, train: Split, eval: Split | None, config: TrainConfig, about: dict[str, Any]):
         self.task, self.train, self.eval, self.config = task, train, eval, config
-        self.engine = engine = Engine(config.device, config.precision)
+        self.engine = engine = Engine(config.device, config.precision, config.log)
         assert config.batch_size is not None  # `fit` has asked the task
         self.plan = Plan(len(train), config.batch_size, config.epochs, config.accumulate, config.seed, engine.rank, engine.world)
         settings = {**task.describe(), **config.settings(), **about, "rows": len(train), "processes": engine.world}
@@ -186,11 +187,14 @@ class _Training:
             caught = inside.enter_context(stop_signals())
             if engine.device.type == "cpu":
                 inside.enter_context(tiny_maps(task))
+            engine.start_log(self.out, self.settings, self.step)
+            inside.callback(engine.end_log)
             if self.config.recompute:
                 inside.enter_context(recomputed(task))
             for epoch in range(self.step // plan.steps_per_epoch, plan.epochs):
                 metrics = self.epoch(epoch, batches, caught)
                 self.folder.log(metrics)
+                engine.log(metrics, self.step)
                 self.save_model()
                 self.save_checkpoint()
                 done = (self.step - first) / max(1, plan.steps - first)
