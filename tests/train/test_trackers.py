@@ -70,12 +70,12 @@ def test_a_resumed_run_goes_on_with_its_curves(data, tmp_path, monkeypatch):
 def test_the_options_of_the_known_trackers(data, tmp_path, monkeypatch):
     """What Accelerate is told of a run that goes on; the packages need not be here."""
     told = []
-    engine = engines.Engine("cpu", log=[Notebook()])
+    engine = engines.Engine("cpu", log=[Notebook()], out=tmp_path)
     monkeypatch.setattr(engine.accelerator, "init_trackers", lambda project, **given: told.append(given))
-    engine.start_log(tmp_path, {"lr": 1.0, "pairs": [["image", "text"]]}, step=0)
+    engine.start_log({"lr": 1.0, "pairs": [["image", "text"]]}, step=0)
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "runs.json").write_text('{"wandb": "abc", "mlflow": "def"}')
-    engine.start_log(tmp_path, {"lr": 1.0}, step=6)
+    engine.start_log({"lr": 1.0}, step=6)
     start, rest = told
     assert start["config"] == {"lr": 1.0, "pairs": '[["image", "text"]]'} and rest["config"] is None
     assert "id" not in start["init_kwargs"]["wandb"] and start["init_kwargs"]["tensorboard"] == {}

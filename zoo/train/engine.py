@@ -50,13 +50,14 @@ class Engine:
         device: "auto", "cpu" or "cuda".
         precision: "fp32", "bf16" or "fp16".
         log: names of Accelerate's trackers, or such trackers.
+        out: the run directory, for those that write into it.
 
     Raises:
         ValueError: a device or a precision that this machine does not have.
         ImportError: a tracker whose package is not installed.
     """
 
-    def __init__(self, device: str = "auto", precision: str = "fp32", log: Sequence[Any] = ()):
+    def __init__(self, device: str = "auto", precision: str = "fp32", log: Sequence[Any] = (), out: Path | None = None):
         if device not in DEVICES:
             raise ValueError(f"device: expected one of {', '.join(DEVICES)}, got {device!r}")
         if device == "cuda" and not torch.cuda.is_available():
@@ -68,7 +69,11 @@ class Engine:
             if isinstance(name, str) and find_spec(name) is None:  # Accelerate would go without
                 raise ImportError(f"log: {name} is not installed: pip install {name}")
         AcceleratorState._reset_state()  # it is a singleton that refuses a second precision in one process
-        self.accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), cpu=on_cpu, log_with=list(log))
+        folders = ProjectConfiguration(str(out), str(out / LOGS)) if out else ProjectConfiguration()
+        self.out = out
+        self.accelerator = Accelerator(
+            mixed_precision={"fp32": "no"}.get(precision, precision), cpu=on_cpu, log_with=list(log), project_config=folders
+        )
 
     @property
     def device(self) -> torch.device:
@@ -154,10 +159,11 @@ class Engine:
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad.copy_(part.view_as(parameter.grad))  # type: ignore[union-attr]
 
-    def start_log(self, out: Path | None, settings: Mapping[str, Any], step: int) -> None:
+    def start_log(self, settings: Mapping[str, Any], step: int) -> None:
         """Open the trackers in the first process; of a run that goes on from `step`, the curves that it has drawn until there go on."""
         if not self.accelerator.log_with or not self.is_main:
             return
+        out = self.out
         kept = out / LOGS / "runs.json" if out else None
         runs = json.loads(kept.read_text()) if step and kept and kept.exists() else {}
         own: dict[str, dict[str, Any]] = {
@@ -170,7 +176,6 @@ class Engine:
             own["wandb"]["dir"] = str(out)
             for name in ("wandb", "trackio", "mlflow"):
                 own[name]["run_name" if name == "mlflow" else "name"] = out.name
-            self.accelerator.project_configuration = ProjectConfiguration(str(out), str(out / LOGS))
         plain = {key: value if isinstance(value, (bool, int, float, str)) else json.dumps(value) for key, value in settings.items()}
         self.accelerator.init_trackers(_PROJECT, config=None if step else plain, init_kwargs=own)
         for tracker in self.accelerator.trackers:

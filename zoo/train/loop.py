@@ -89,7 +89,7 @@ class _Training:
 
     def __init__(self, task: Task, train: Split, eval: Split | None, config: TrainConfig, about: dict[str, Any]):
         self.task, self.train, self.eval, self.config = task, train, eval, config
-        self.engine = engine = Engine(config.device, config.precision, config.log)
+        self.engine = engine = Engine(config.device, config.precision, config.log, Path(config.out) if config.out else None)
         assert config.batch_size is not None  # `fit` has asked the task
         self.plan = Plan(len(train), config.batch_size, config.epochs, config.accumulate, config.seed, engine.rank, engine.world)
         settings = {**task.describe(), **config.settings(), **about, "rows": len(train), "processes": engine.world}
@@ -187,7 +187,7 @@ class _Training:
             caught = inside.enter_context(stop_signals())
             if engine.device.type == "cpu":
                 inside.enter_context(tiny_maps(task))
-            engine.start_log(self.out, self.settings, self.step)
+            engine.start_log(self.settings, self.step)
             inside.callback(engine.end_log)
             if self.config.recompute:
                 inside.enter_context(recomputed(task))
