@@ -280,3 +280,42 @@ def test_without_a_seed_for_each_step_a_resumed_run_would_differ(data, tmp_path,
         zoo.fit(task, train, data.eval, config, about={"data": data.name})
     fit(data, tmp_path / "cut", resume=True)
     assert len({weights(tmp_path / run) for run in ("whole", "unseeded", "cut")}) == 3
+
+
+@pytest.mark.long
+def test_a_compiled_run_is_resumed_exactly_and_saved_as_any_other(data, tmp_path):
+    how = dict(compile=True, ema=0.9, batch_size=8)
+    task, _ = fit(data, tmp_path / "whole", **how)
+    assert not any("_orig_mod" in name for name in task.state_dict())
+    torch.manual_seed(0)
+    stopping = zoo.create_task(MODEL, data, model_options=DROPS)
+    train = zoo.datasets.Split(48, StopAfter(data.train.read, 60, signal.SIGINT), data.train.columns)
+    with pytest.raises(Stopped):
+        zoo.fit(stopping, train, data.eval, zoo.TrainConfig(epochs=2, out=str(tmp_path / "cut"), **how), about={"data": data.name})
+    fit(data, tmp_path / "cut", resume=True, **how)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    plain, _ = fit(data, tmp_path / "plain", ema=0.9, batch_size=8)
+    assert plain.state_dict().keys() == task.state_dict().keys()
+    timm.create_model(f"local-dir:{tmp_path / 'whole'}", pretrained=True)
+
+
+def test_compiling_needs_a_compiler_and_is_another_run(data, tmp_path, monkeypatch):
+    fit(data, tmp_path / "plain")
+    with pytest.raises(ValueError, match="compile was False and is True"):
+        fit(data, tmp_path / "plain", compile=True, resume=True)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match=r"compile: no C\+\+ compiler \(no-such-compiler\)"):
+        fit(data, tmp_path / "refused", compile=True)
+    with pytest.raises(ValueError, match="compile and recompute: give one"):
+        fit(data, tmp_path / "refused", compile=True, recompute=True)
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_run_of_an_older_version_is_resumed(data, tmp_path):
+    """It has no word for what came later, which was as it is by default now."""
+    fit(data, tmp_path)
+    state = checkpoint.checkpoints(tmp_path / "checkpoints")[-1] / "state.json"
+    told = json.loads(state.read_text())
+    del told["settings"]["compile"]
+    state.write_text(json.dumps(told))
+    assert fit(data, tmp_path, resume=True)[1]["step"] == 6

@@ -35,6 +35,7 @@ class TrainConfig:
         precision: "fp32", "bf16" or "fp16".
         device: "auto", "cpu" or "cuda".
         seed: decides the order of the rows, the augmentation, and what is dropped.
+        compile: the networks go through torch.compile: pays where a run is long, since the first steps take minutes; needs a C++ compiler.
         recompute: norms, activations and gates of EfficientNet blocks are computed again in the backward pass instead of kept for it: about
             40 % of the memory for somewhat more time. Changes no result.
         workers: processes that read rows; None takes none on a CPU and four at most on a GPU. Changes no result.
@@ -60,6 +61,7 @@ class TrainConfig:
     precision: str = "fp32"
     device: str = "auto"
     seed: int = 0
+    compile: bool = False
     recompute: bool = False
     workers: int | None = None
     checkpoint_every: int | None = None
@@ -94,6 +96,8 @@ class TrainConfig:
         for name, known in (("precision", PRECISIONS), ("device", DEVICES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.compile and self.recompute:
+            raise ValueError("compile and recompute: give one; the compiler decides by itself what is kept and what is computed again")
         for each in [self.log] if isinstance(self.log, str) else self.log:
             if isinstance(each, str) and (each not in TRACKERS or each is self.log):
                 raise ValueError(f"log: expected a list of {', '.join(TRACKERS)}, got {each!r}")

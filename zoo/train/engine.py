@@ -1,6 +1,9 @@
 """The one file that knows Accelerate: device, precision, several processes, and where curves are shown."""
 
 import json
+import os
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -72,7 +75,7 @@ class Engine:
         folders = ProjectConfiguration(str(out), str(out / LOGS)) if out else ProjectConfiguration()
         self.out = out
         self.accelerator = Accelerator(
-            mixed_precision={"fp32": "no"}.get(precision, precision), cpu=on_cpu, log_with=list(log), project_config=folders
+            mixed_precision={"fp32": "no"}.get(precision, precision), cpu=on_cpu, log_with=list(log) or None, project_config=folders
         )
 
     @property
@@ -94,6 +97,17 @@ class Engine:
     def place(self, task: Any) -> None:
         """The task on its device, in channels_last, in which a training step on a CPU takes half the time."""
         task.to(device=self.device, memory_format=torch.channels_last)
+
+    def compile(self, task: Any) -> None:
+        """The task's networks through torch.compile.
+
+        Raises:
+            ValueError: this machine has no C++ compiler, which torch.compile needs.
+        """
+        compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+        if shutil.which(compiler) is None:
+            raise ValueError(f"compile: no C++ compiler ({compiler}) on this machine; install one, name one in CXX, or leave compile out")
+        task.compile()
 
     def prepare(self, task: Any, optimizer: torch.optim.Optimizer) -> Any:
         """The task wrapped for several processes; returns the optimizer that understands the precision."""

@@ -77,6 +77,7 @@ def fit(
 
 
 def _differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
+    then = {**TrainConfig().settings(), **then}  # what an older version had no word for was as it is by default
     keys = sorted(now.keys() | then.keys())
     return [f"{key} was {then.get(key)!r} and is {now.get(key)!r}" for key in keys if now.get(key) != then.get(key)]
 
@@ -104,6 +105,8 @@ class _Training:
         self.history: list[dict[str, Any]] = []
         if config.recompute:
             check_recomputable(task)
+        if config.compile:
+            engine.compile(task)
         engine.place(task)
         self._set_up()
         self.grafted = any(hand_overs(self.model(False)))
@@ -185,7 +188,7 @@ class _Training:
         began, first = time.monotonic(), self.step
         with ExitStack() as inside:
             caught = inside.enter_context(stop_signals())
-            if engine.device.type == "cpu":
+            if engine.device.type == "cpu" and not self.config.compile:
                 inside.enter_context(tiny_maps(task))
             engine.start_log(self.settings, self.step)
             inside.callback(engine.end_log)
