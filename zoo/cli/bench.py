@@ -152,6 +152,7 @@ def train(
     rounds: Annotated[int, typer.Option(min=1, help="How often everything is timed, after a first time that is not counted.")] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Of each side in a round.")] = 6,
     precision: Annotated[str, typer.Option(help=" or ".join(PRECISIONS[:2]) + ", of both sides.")] = "fp32",
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile, of all sides.")] = False,
     recompute: Annotated[bool, typer.Option("--recompute", help="Of our loop, as in zoo train.")] = False,
     seed: Annotated[int, typer.Option(help="Of weights and pictures.")] = 0,
     as_json: Json = False,
@@ -164,10 +165,11 @@ def train(
     """
     asked: dict[str, Any] = dict(model=model, batch_size=batch_size, img_size=img_size, workers=workers, threads=threads)
     asked |= dict(rounds=rounds, steps=steps, precision=precision, seed=seed)
-    found = bench_train(**asked, recompute=recompute)
+    flags = {"compile": compile, "recompute": recompute}
+    found = bench_train(**asked, **flags)
     if as_json:
-        command = _command("train", ["--recompute"] * recompute, **asked)
-        print(json.dumps({**about(threads), "command": command, **asked, "recompute": recompute, **asdict(found)}, indent=2))
+        command = _command("train", [f"--{flag}" for flag, given in flags.items() if given], **asked)
+        print(json.dumps({**about(threads), "command": command, **asked, **flags, **asdict(found)}, indent=2))
         return
     rows = []
     for name, side in found.sides.items():

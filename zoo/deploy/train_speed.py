@@ -114,10 +114,12 @@ class _Repeated(timm.data.readers.reader.Reader):
 class _Timms:
     """timm's side: what its training script does in a step, on a CPU."""
 
-    def __init__(self, network: nn.Module, loader: Any, steps: int, layout: torch.memory_format, precision: str):
+    def __init__(self, network: nn.Module, loader: Any, steps: int, layout: torch.memory_format, precision: str, compile: bool):
         self.layout, self.loader = layout, loader
         self.task = ClassificationTask(network, criterion_kwargs={"smoothing": _SMOOTHING}, verbose=False)
         network.to(memory_format=layout)
+        if compile:
+            self.task.compile()
         self.optimizer = create_optimizer_v2(network, opt="adamw", lr=_LR, weight_decay=_DECAY)
         self.scheduler, _ = create_scheduler_v2(self.optimizer, sched="cosine", num_epochs=1, updates_per_epoch=steps)
         self.autocast = nullcontext() if precision == "fp32" else torch.autocast("cpu", torch.bfloat16)
@@ -182,6 +184,7 @@ def bench_train(
     rounds: int = 5,
     steps: int = 6,
     precision: str = "fp32",
+    compile: bool = False,
     recompute: bool = False,
     seed: int = 0,
 ) -> TrainMeasured:
@@ -194,6 +197,7 @@ def bench_train(
         threads: of the training process.
         rounds, steps: how many rounds, of how many steps of each side.
         precision: "fp32" or "bf16", of both sides.
+        compile: torch.compile, of all sides; the first round then takes minutes.
         recompute: of our loop.
         seed: of weights and pictures.
 
@@ -231,7 +235,7 @@ def bench_train(
                 num_workers=workers,
                 device=torch.device("cpu"),
             )
-            others[name] = _Timms(network(), loader, total, layout, precision)
+            others[name] = _Timms(network(), loader, total, layout, precision, compile)
         turns = _Turns(others, steps)
         task.after_step = turns  # type: ignore[method-assign]
         config = TrainConfig(
@@ -243,6 +247,7 @@ def bench_train(
             precision=precision,
             device="cpu",
             workers=workers,
+            compile=compile,
             recompute=recompute,
             seed=seed,
         )
