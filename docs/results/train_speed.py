@@ -22,7 +22,8 @@ def row(batch: int, size: int, precision: str, compiled: bool, clock: str, **how
     for name, ratio in found.ratios.items():
         of = getattr(ratio, clock)
         cells += [f"{getattr(found.sides[name], speed):.1f}", f"{of.median:.2f} ({of.low:.2f}-{of.high:.2f})"]
-    return f"| {' | '.join([*cells, f'{found.sides["ours"].waiting:.1%}'])} |\n"
+    cells.append(f"{found.sides['ours'].waiting:.1%}")
+    return f"| {' | '.join(cells)} |\n"
 
 
 def main() -> None:
@@ -38,16 +39,18 @@ def main() -> None:
     lines = "".join(row(*case, clock, rounds=given.rounds, workers=given.workers) for case in cases)
     known = about()
     versions = ", ".join(f"{package} {number}" for package, number in known["versions"].items())
+    waiting = "(those that were not ready)" if given.workers else "(there are no workers: the whole time of reading them)"
     command = f"python docs/results/train_speed.py --rounds {given.rounds} --workers {given.workers}{' --compile' * given.compile}"
     text = f"""# Training speed, beside timm's step
 
-`{command}`; one line of it: `zoo bench train --batch-size 16 --img-size 224 --precision fp32 --workers {given.workers} --json`.
+`{command}`; one line of it:
+`zoo bench train --batch-size 16 --img-size 224 --precision fp32 --workers {given.workers} --json`.
 
 Pictures a second of {"the wall clock" if given.workers else "processor time"}, from JPEG files to the optimizer, `effnet_cbam_b0`, AdamW. Ours
 is `zoo train`'s loop as it is (channels_last, torch's fused AdamW, tiny maps by matrix products); timm's is its loader,
 `ClassificationTask`, `create_optimizer_v2` and schedule in the order of its training script. They take turns, and a ratio, ours by
-timm's, is taken within a round: median and quartiles of {given.rounds}. Waiting: the share of our time in which a step waited for its pictures
-({"with" if given.workers else "without workers it is the whole time of reading them; with"} {given.workers or "some"} workers, for those that were not ready).
+timm's, is taken within a round: median and quartiles of {given.rounds}. Waiting: the share of our time in which a step waited for its
+pictures {waiting}.
 
 {HEAD}{lines}
 {versions}; {known["cpu"]}, one thread; workers: {given.workers}.
