@@ -46,7 +46,8 @@ def main() -> None:
 `{command}`; one line of it:
 `zoo bench train --batch-size 16 --img-size 224 --precision fp32 --workers {given.workers} --json`.
 
-Pictures a second of {"the wall clock" if given.workers else "processor time"}, from JPEG files to the optimizer, `effnet_cbam_b0`, AdamW. Ours
+Pictures a second of {"the wall clock" if given.workers else "processor time"}, from JPEG files to the optimizer, `effnet_cbam_b0`, AdamW.
+Ours
 is `zoo train`'s loop as it is (channels_last, torch's fused AdamW, tiny maps by matrix products); timm's is its loader,
 `ClassificationTask`, `create_optimizer_v2` and schedule in the order of its training script. They take turns, and a ratio, ours by
 timm's, is taken within a round: median and quartiles of {given.rounds}. Waiting: the share of our time in which a step waited for its

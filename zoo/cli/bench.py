@@ -165,7 +165,7 @@ def train(
     """
     asked: dict[str, Any] = dict(model=model, batch_size=batch_size, img_size=img_size, workers=workers, threads=threads)
     asked |= dict(rounds=rounds, steps=steps, precision=precision, seed=seed)
-    flags = {"compile": compile, "recompute": recompute}
+    flags: dict[str, Any] = {"compile": compile, "recompute": recompute}
     found = bench_train(**asked, **flags)
     if as_json:
         command = _command("train", [f"--{flag}" for flag, given in flags.items() if given], **asked)
