@@ -10,7 +10,7 @@ from registry import nearest
 from ..build import create_task, each_of, open_data
 from ..progress import console
 from ..train import Stopped, TrainConfig, fit
-from ..train.config import BROKEN, DEVICES, PRECISIONS
+from ..train.config import BROKEN, DEVICES, PRECISIONS, TRACKERS
 from ..train.engine import leave
 from ..train.preprocess import AUGMENTS
 from ..train.randomness import seed_everything
@@ -119,12 +119,15 @@ def train(
     tower_lr: Annotated[str | None, typer.Option(help="Learning rates of towers: image=1e-4.")] = None,
     precision: Annotated[str, typer.Option(help=", ".join(PRECISIONS))] = _DEFAULT.precision,
     device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = _DEFAULT.device,
+    compile: Annotated[bool, typer.Option("--compile", help="The networks through torch.compile; for long runs.")] = False,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Less memory for somewhat more time; the same result.")] = False,
     seed: Annotated[int, typer.Option(help="Decides everything random.")] = _DEFAULT.seed,
     broken: Annotated[str, typer.Option(help=f"Of pictures that can not be read: {', '.join(BROKEN)}.")] = _DEFAULT.broken,
     workers: Annotated[int | None, typer.Option(help="Processes that read rows; changes no result.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints; one an epoch by default.")] = None,
     nonfinite: Annotated[str, typer.Option(help="A step without a finite loss or gradient: stop, or skip it.")] = _DEFAULT.nonfinite,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="The same bits every time on a GPU too; slower.")] = False,
+    log: Annotated[str | None, typer.Option(help=f"Curves beside metrics.jsonl: {', '.join(TRACKERS)}; several with commas.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     debug: Debug = False,
@@ -165,10 +168,13 @@ def train(
         device=device,
         seed=seed,
         broken=broken,
+        compile=compile,
+        recompute=recompute,
         workers=workers,
         checkpoint_every=checkpoint_every,
         nonfinite=nonfinite,
         deterministic=deterministic,
+        log=tuple(word for word in (log or "").split(",") if word),
         resume=resume,
         overwrite=overwrite,
     )

@@ -130,6 +130,9 @@ class Align(Task):
             raise ValueError(f"the run embeds {', '.join(self.columns)}; there is no image tower")
         return self.preprocess["image"]
 
+    def networks(self) -> Sequence[nn.Module]:
+        return list(self.joint.towers.values())
+
     def prepare(self, training: bool) -> Callable[[Row], Row]:
         return PrepareRow(self.columns, self.tables, {name: each.transform(training) for name, each in self.preprocess.items()})
 

@@ -4,7 +4,7 @@ The defaults are made for small data from scratch: every gate learns with them a
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,6 +12,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
 BROKEN = ("raise", "skip", "replace")  # see broken.py
 POLICIES = ("stop", "skip")
+TRACKERS = ("tensorboard", "trackio", "wandb", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,14 @@ class TrainConfig:
         device: "auto", "cpu" or "cuda".
         seed: decides the order of the rows, the augmentation, and what is dropped.
         broken: what becomes of a row whose picture can not be read: "raise" stops, "skip" leaves it out, "replace" lets another stand in.
+        compile: the networks go through torch.compile: pays where a run is long, since the first steps take minutes; needs a C++ compiler.
+        recompute: norms, activations and gates of EfficientNet blocks are computed again in the backward pass instead of kept for it: about
+            40 % of the memory for somewhat more time. Changes no result.
         workers: processes that read rows; None takes none on a CPU and four at most on a GPU. Changes no result.
         checkpoint_every: steps between checkpoints; None writes one an epoch. Changes no result.
         nonfinite: what becomes of a step whose loss or gradients are no numbers: "stop" the run, or "skip" the step.
         deterministic: on a GPU, take the algorithms that give the same bits every time, at a price (docs/reliability.md).
+        log: where the curves go beside metrics.jsonl: names of TRACKERS, or objects of Accelerate's `GeneralTracker`.
         resume: go on where the run in `out` stopped.
         overwrite: throw away the run that `out` holds.
     """
@@ -62,10 +67,13 @@ class TrainConfig:
     device: str = "auto"
     seed: int = 0
     broken: str = "raise"
+    compile: bool = False
+    recompute: bool = False
     workers: int | None = None
     checkpoint_every: int | None = None
     nonfinite: str = "stop"
     deterministic: bool = False
+    log: Sequence[Any] = ()
     resume: bool = False
     overwrite: bool = False
 
@@ -97,6 +105,13 @@ class TrainConfig:
         for name, known in known_words.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.compile and self.recompute:
+            raise ValueError("compile and recompute: give one; the compiler decides by itself what is kept and what is computed again")
+        for each in [self.log] if isinstance(self.log, str) else self.log:
+            if isinstance(each, str) and (each not in TRACKERS or each is self.log):
+                raise ValueError(f"log: expected a list of {', '.join(TRACKERS)}, got {each!r}")
+        if "tensorboard" in self.log and not self.out:
+            raise ValueError("log: tensorboard writes into the run directory: give out as well")
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite contradict each other: give one")
         if (self.resume or self.overwrite) and not self.out:
@@ -104,5 +119,5 @@ class TrainConfig:
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, as JSON: a run can only be resumed with the same."""
-        free = {"out", "workers", "checkpoint_every", "resume", "overwrite", "device", "nonfinite", "deterministic"}
+        free = {"out", "workers", "checkpoint_every", "resume", "overwrite", "device", "nonfinite", "deterministic", "recompute", "log"}
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}

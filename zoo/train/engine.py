@@ -1,19 +1,27 @@
-"""The one file that knows Accelerate: device, precision, several processes."""
+"""The one file that knows Accelerate: device, precision, several processes, and where curves are shown."""
 
-from collections.abc import Sequence
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object
 from torch import nn
 
 from .config import DEVICES
 
 _BUCKET = 1 << 25  # numbers that travel together
+LOGS = "logs"  # in the run directory
+_PROJECT = "zoo"
 
 
 def leave() -> None:
@@ -44,12 +52,15 @@ class Engine:
     Args:
         device: "auto", "cpu" or "cuda".
         precision: "fp32", "bf16" or "fp16".
+        log: names of Accelerate's trackers, or such trackers.
+        out: the run directory, for those that write into it.
 
     Raises:
         ValueError: a device or a precision that this machine does not have.
+        ImportError: a tracker whose package is not installed.
     """
 
-    def __init__(self, device: str = "auto", precision: str = "fp32"):
+    def __init__(self, device: str = "auto", precision: str = "fp32", log: Sequence[Any] = (), out: Path | None = None):
         if device not in DEVICES:
             raise ValueError(f"device: expected one of {', '.join(DEVICES)}, got {device!r}")
         if device == "cuda" and not torch.cuda.is_available():
@@ -57,8 +68,15 @@ class Engine:
         on_cpu = device == "cpu" or not torch.cuda.is_available()
         if precision == "fp16" and on_cpu:
             raise ValueError("precision: fp16 needs a GPU; give bf16 or fp32 on a CPU")
+        for name in log:
+            if isinstance(name, str) and find_spec(name) is None:  # Accelerate would go without
+                raise ImportError(f"log: {name} is not installed: pip install {name}")
         AcceleratorState._reset_state()  # it is a singleton that refuses a second precision in one process
-        self.accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), cpu=on_cpu)
+        folders = ProjectConfiguration(str(out), str(out / LOGS)) if out else ProjectConfiguration()
+        self.out = out
+        self.accelerator = Accelerator(
+            mixed_precision={"fp32": "no"}.get(precision, precision), cpu=on_cpu, log_with=list(log) or None, project_config=folders
+        )
 
     @property
     def device(self) -> torch.device:
@@ -79,6 +97,17 @@ class Engine:
     def place(self, task: Any) -> None:
         """The task on its device, in channels_last, in which a training step on a CPU takes half the time."""
         task.to(device=self.device, memory_format=torch.channels_last)
+
+    def compile(self, task: Any) -> None:
+        """The task's networks through torch.compile.
+
+        Raises:
+            ValueError: this machine has no C++ compiler, which torch.compile needs.
+        """
+        compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+        if shutil.which(compiler) is None:
+            raise ValueError(f"compile: no C++ compiler ({compiler}) on this machine; install one, name one in CXX, or leave compile out")
+        task.compile()
 
     def prepare(self, task: Any, optimizer: torch.optim.Optimizer) -> Any:
         """The task wrapped for several processes; returns the optimizer that understands the precision."""
@@ -156,6 +185,40 @@ class Engine:
         parts = flat.div_(self.world).split([parameter.numel() for parameter in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad.copy_(part.view_as(parameter.grad))  # type: ignore[union-attr]
+
+    def start_log(self, settings: Mapping[str, Any], step: int) -> None:
+        """Open the trackers in the first process; of a run that goes on from `step`, the curves that it has drawn until there go on."""
+        if not self.accelerator.log_with or not self.is_main:
+            return
+        out = self.out
+        kept = out / LOGS / "runs.json" if out else None
+        runs = json.loads(kept.read_text()) if step and kept and kept.exists() else {}
+        own: dict[str, dict[str, Any]] = {
+            "tensorboard": {"purge_step": step + 1} if step else {},  # what a killed run drew after its checkpoint is drawn again
+            "wandb": {"id": runs["wandb"], "resume": "allow"} if "wandb" in runs else {},
+            "mlflow": {"run_id": runs["mlflow"]} if "mlflow" in runs else {},
+            "trackio": {"resume": "allow"},
+        }
+        if out:
+            own["wandb"]["dir"] = str(out)
+            for name in ("wandb", "trackio", "mlflow"):
+                own[name]["run_name" if name == "mlflow" else "name"] = out.name
+        plain = {key: value if isinstance(value, (bool, int, float, str)) else json.dumps(value) for key, value in settings.items()}
+        self.accelerator.init_trackers(_PROJECT, config=None if step else plain, init_kwargs=own)
+        for tracker in self.accelerator.trackers:
+            if tracker.name in ("wandb", "mlflow"):
+                runs[tracker.name] = tracker.tracker.id if tracker.name == "wandb" else tracker.tracker.info.run_id
+        if kept and runs:
+            kept.parent.mkdir(exist_ok=True)
+            kept.write_text(json.dumps(runs))
+
+    def log(self, values: Mapping[str, Any], step: int) -> None:
+        """The numbers among the values, as points of the curves."""
+        self.accelerator.log({key: value for key, value in values.items() if isinstance(value, (int, float))}, step=step)
+
+    def end_log(self) -> None:
+        for tracker in self.accelerator.trackers:  # `end_training` would take leave of the other processes too
+            tracker.finish()
 
     def barrier(self) -> None:
         self.accelerator.wait_for_everyone()

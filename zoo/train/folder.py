@@ -44,7 +44,7 @@ def claim(out: Path, *, overwrite: bool) -> None:
         checkpoint.remove(out / "checkpoints")
         for file in (*_FILES, *(path.name for path in out.glob("tokenizer.*.json"))):
             (out / file).unlink(missing_ok=True)
-        for folder in (*out.glob("tower.*"), out / "index"):
+        for folder in (*out.glob("tower.*"), out / "index", out / "logs"):
             shutil.rmtree(folder, ignore_errors=True)
     if is_run(out):
         for half in (*out.glob(".writing-*"), *out.glob("tower.*/.writing-*")):  # left by a kill

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..datasets.data import Row, Split
 from ..datasets.picture import BrokenPicture
 from .broken import Broken
-from .randomness import seeded
+from .randomness import seeded, untouched
 from .sampler import Key
 
 Batch = dict[str, Any]
@@ -56,21 +56,22 @@ class PreparedRows(Dataset):
     def __getitems__(self, keys: Sequence[Key]) -> tuple[list[Row], list[Broken]]:
         """What torch's DataLoader asks for: the rows of a batch; and which of them could not be read."""
         rows, found, skipped = [], [], []
-        for key in keys:
-            try:
-                rows.append(self[key])
-            except BrokenPicture as error:
-                found.append(Broken.of(key[1], error))
-                if self.broken == "raise":
-                    return [], found
-                if self.broken == "replace":
-                    rows.append(self._stand_in(key))
-                elif self.holes:
-                    rows.append(self._without(key, found))
-                else:
-                    skipped.append(key)
-        lacking = max(0, min(self.least, len(keys)) - len(rows))
-        return rows + [self._stand_in(key) for key in skipped[:lacking]], found
+        with untouched():
+            for key in keys:
+                try:
+                    rows.append(self[key])
+                except BrokenPicture as error:
+                    found.append(Broken.of(key[1], error))
+                    if self.broken == "raise":
+                        return [], found
+                    if self.broken == "replace":
+                        rows.append(self._stand_in(key))
+                    elif self.holes:
+                        rows.append(self._without(key, found))
+                    else:
+                        skipped.append(key)
+            lacking = max(0, min(self.least, len(keys)) - len(rows))
+            return rows + [self._stand_in(key) for key in skipped[:lacking]], found
 
     def _finished(self, index: int, row: Row) -> Row:
         try:

@@ -13,7 +13,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch import nn
 
 from ..backbones import finish_swap, set_share
 from ..backbones.graft import hand_overs
+from ..backbones.recompute import check_recomputable, recomputed
 from ..datasets.data import Row, Split, as_split
 from ..progress import console, progress
 from . import checkpoint
@@ -58,9 +59,11 @@ def fit(
         about: more to write into the run, as JSON, such as the data string.
 
     Returns:
-        The metrics of the last epoch: `epoch`, `step`, `loss` (of training), `lr`, `seconds`, and what the task measures.
+        The metrics of the last epoch: `epoch`, `step`, `loss` (of training), `lr`, `seconds`, `rows_per_second`, what the task measures,
+        and two shares of the time: `waiting` (of the steps, for rows) and `saving` (since the epoch before, in checkpoints).
 
     Raises:
+        ImportError: a tracker of `log` is not installed.
         ValueError: something in the config, the data or the run directory is not as it must be; nothing has been written then.
         Stopped: Ctrl-C or SIGTERM; the run is saved and can be resumed.
         BrokenPicture: a picture can not be read, and `config.broken` is "raise".
@@ -93,7 +96,7 @@ class _Training:
 
     def __init__(self, task: Task, train: Split, eval: Split | None, config: TrainConfig, about: dict[str, Any], held: ExitStack):
         self.task, self.train, self.eval, self.config = task, train, eval, config
-        self.engine = engine = Engine(config.device, config.precision)
+        self.engine = engine = Engine(config.device, config.precision, config.log, Path(config.out) if config.out else None)
         assert config.batch_size is not None  # `fit` has asked the task
         places = engine.rank, engine.world, 0, train.stretches
         self.plan = Plan(len(train), config.batch_size, config.epochs, config.accumulate, config.seed, *places)
@@ -106,7 +109,12 @@ class _Training:
         self.workers = config.workers if config.workers is not None else 0 if engine.device.type == "cpu" else 4
         self.step, self.sums = 0, [0.0, 0.0]
         self.broken = BrokenFiles(config.broken, self.out / "broken.jsonl" if self.out else None, engine)
+        self.saving, self.logged = 0.0, time.monotonic()  # seconds in checkpoints since the last line of the log, and when that was
         self.history: list[dict[str, Any]] = []
+        if config.recompute:
+            check_recomputable(task)
+        if config.compile:
+            engine.compile(task)
         engine.place(task)
         self.guard = Guard(task.trainable_module, engine, self.folder, policy=config.nonfinite, steps_per_epoch=self.plan.steps_per_epoch)
         self._set_up()
@@ -171,12 +179,14 @@ class _Training:
         self.broken.gather()
         if self.folder.checkpoints is None:
             return
+        began = time.monotonic()
         tensors = {"model": self.model(False).state_dict(), **({"ema": self.model(True).state_dict()} if self.averages else {})}
         optimizer = {"optimizer": self.bare.state_dict()}
         if self.config.precision == "fp16":
             optimizer["scaler"] = self.engine.accelerator.scaler.state_dict()
         state = {"sums": self.sums, "broken": self.broken.rows, "refused": self.guard.in_a_row, "settings": self.settings}
         checkpoint.write(self.folder.checkpoints, self.step, tensors, optimizer, state)
+        self.saving += time.monotonic() - began
 
     def save_model(self) -> None:
         if self.folder.out is not None:
@@ -200,12 +210,20 @@ class _Training:
         loader = load(rows, replace(plan, start=self.step), task.collate, workers=self.workers, pin=engine.device.type == "cuda")
         metrics: dict[str, Any] = {}
         began, first = time.monotonic(), self.step
-        short_way = tiny_maps(task) if engine.device.type == "cpu" else nullcontext()
-        with stop_signals() as caught, short_way, closing(stream(loader)) as batches:
+        with ExitStack() as inside:
+            caught = inside.enter_context(stop_signals())
+            if engine.device.type == "cpu" and not self.config.compile:
+                inside.enter_context(tiny_maps(task))
+            engine.start_log(self.settings, self.step)
+            inside.callback(engine.end_log)
+            if self.config.recompute:
+                inside.enter_context(recomputed(task))
+            batches = inside.enter_context(closing(stream(loader)))
             for epoch in range((self.step - self.unmeasured) // plan.steps_per_epoch, plan.epochs):
                 metrics = self.epoch(epoch, batches, caught)
                 self.save_model()
                 self.folder.log(metrics)
+                engine.log(metrics, self.step)
                 done = (self.step - first) / max(1, plan.steps - first)
                 if engine.is_main:
                     _say(metrics, plan.epochs, (time.monotonic() - began) * (1 - done) / done if done else 0.0, task.metric)
@@ -219,10 +237,13 @@ class _Training:
         plan, config, engine = self.plan, self.config, self.engine
         self.task.train()
         steps = range(self.step, (epoch + 1) * plan.steps_per_epoch)
-        began = time.monotonic()
+        began, waited = time.monotonic(), 0.0
         with progress(len(steps), f"epoch {epoch + 1}/{plan.epochs}") as advance:
             for step in steps:
-                loss = self.take(step, [self.taken(next(batches)) for _ in range(config.accumulate)])
+                asked = time.monotonic()
+                micro = [next(batches) for _ in range(config.accumulate)]
+                waited += time.monotonic() - asked
+                loss = self.take(step, [self.taken(batch) for batch in micro])
                 self.step = step + 1
                 if loss is not None:
                     self.sums = [self.sums[0] + loss, self.sums[1] + 1]
@@ -251,6 +272,10 @@ class _Training:
             metrics |= evaluate(self.task, self.eval, model=self.model(self.averages), before_batch=cut, **how)
         metrics["seconds"] = time.monotonic() - began
         metrics["rows_per_second"] = len(steps) * plan.rows_per_step / max(train_seconds, 1e-9)
+        metrics["waiting"] = waited / max(train_seconds, 1e-9)
+        now = time.monotonic()
+        metrics["saving"] = self.saving / max(now - self.logged, 1e-9)
+        self.saving, self.logged = 0.0, now
         self.sums, self.broken.rows = [0.0, 0.0], 0
         return metrics
 

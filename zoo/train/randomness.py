@@ -26,6 +26,9 @@ def seed_everything(*key: int) -> None:
     torch.manual_seed(seed)
 
 
+_inside = False
+
+
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
     """Inside, if wanted, torch takes only algorithms that give the same bits every time, and raises where it has none.
@@ -51,16 +54,29 @@ def deterministic(wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(*key: int) -> Iterator[None]:
-    """Random numbers on the CPU are a function of the key inside, and go on as if nothing had happened after."""
+def untouched() -> Iterator[None]:
+    """Random numbers on the CPU go on after it as if nothing had happened inside; within another one it costs nothing and does nothing."""
+    global _inside
+    if _inside:
+        yield
+        return
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed = mix(*key)
-    random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
-    torch.default_generator.manual_seed(seed)
+    _inside = True
     try:
         yield
     finally:
+        _inside = False
         random.setstate(before[0])
         np.random.set_state(before[1])
         torch.set_rng_state(before[2])
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Random numbers on the CPU are a function of the key inside, and untouched after."""
+    with untouched():
+        seed = mix(*key)
+        random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -57,6 +57,15 @@ class Task(TrainingTask):
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
         return self
 
+    def networks(self) -> Sequence[nn.Module]:
+        """What `compile` is worth for; called before the task is spread over several processes."""
+        return [self.trainable_module]
+
+    def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any) -> None:
+        """In place, so that names and kinds of the modules stay what they are."""
+        for network in self.networks():
+            network.compile(backend=backend, mode=mode, **compile_kwargs)
+
     def check(self, split: Split, which: str) -> None:
         """Whether rows can be used.
 
