@@ -85,6 +85,21 @@ def _numbers(option: str, words: str, example: str) -> dict[str, float]:
         raise ValueError(f"{option}: expected {example}, got {words!r}") from None
 
 
+def parse_channels(option: str, words: str) -> list[float]:
+    """ "0.5,0.5,0.5" -> its numbers; one stands for all three.
+
+    Raises:
+        ValueError: other than one number or three.
+    """
+    try:
+        numbers = [float(word) for word in words.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)) or (option == "std" and min(numbers) <= 0):
+        raise ValueError(f"{option}: expected one number or three, such as 0.5,0.5,0.5, got {words!r}")
+    return numbers * 3 if len(numbers) == 1 else numbers
+
+
 @app.command("train")
 def train(
     model: Annotated[list[str], typer.Argument(help="effnet_cbam_b0, or image=effnet_cbam_b0 text=transformer.")],
@@ -110,7 +125,16 @@ def train(
     cutmix: Annotated[float | None, typer.Option(help="CutMix alpha of a classifier; none by default.")] = None,
     drop_path: Annotated[float, typer.Option(help="Stochastic depth of the picture network.")] = 0.05,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start the picture network from timm's weights.")] = False,
-    freeze: Annotated[str | None, typer.Option(help="bn: batch norms keep their statistics; modalities: their towers stay.")] = None,
+    init: Annotated[str | None, typer.Option(help="Weights of the network without its attention: a file, or a run directory.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Of the channels, where the weights do not say it: 0.5,0.5,0.5.")] = None,
+    std: Annotated[str | None, typer.Option(help="Of the channels, where the weights do not say it: 0.5,0.5,0.5.")] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option(
+            help="bn: batch norms keep their statistics; trunk, head, stem,blocks.0-3: parts of a classifier; modalities: towers."
+        ),
+    ] = None,
+    unfreeze_at: Annotated[int | None, typer.Option(help="The epoch, from 1, from which the frozen parts of a classifier learn.")] = None,
     head: Annotated[str | None, typer.Option(help="Of a joint embedding: linear (default), or image=attnpool,text=mlp.")] = None,
     embed_dim: Annotated[int | None, typer.Option(help="Width of a joint embedding; 256 by default.")] = None,
     loss: Annotated[str | None, typer.Option(help="Of a joint embedding: clip (default), or image-text=clip,image-table=siglip.")] = None,
@@ -141,8 +165,11 @@ def train(
     frozen = [word for word in (freeze or "").split(",") if word]
     if isinstance(towers, dict):
         own |= parse_joint(towers, own, [word for word in frozen if word != "bn"])
-    elif wrong := [word for word in frozen if word != "bn"]:
-        raise ValueError(f"freeze: expected bn, got {wrong[0]!r}")
+    else:
+        own["freeze"] = [word for word in frozen if word != "bn"]
+    for name, words in (("mean", mean), ("std", std)):
+        if words is not None:
+            own[name] = parse_channels(name, words)
     rates = own.pop("tower_lr", None)
     config = TrainConfig(
         out=out,
@@ -157,6 +184,7 @@ def train(
         weight_decay=weight_decay,
         clip_grad=clip_grad,
         ema=ema,
+        unfreeze_at=unfreeze_at,
         hand_over=hand_over,
         precision=precision,
         device=device,
@@ -174,6 +202,7 @@ def train(
         img_size=img_size,
         augment=augment,
         pretrained=pretrained,
+        init=init,
         drop_path=drop_path,
         freeze_bn="bn" in frozen,
         **own,

@@ -13,6 +13,7 @@ from torch import nn
 from ..backbones.weights import save_model
 from ..datasets.data import Row, Split
 from ..evaluate.classification import ClassificationMeter
+from .freeze import Frozen
 from .loader import Batch
 from .preprocess import Preprocess
 from .task import Task
@@ -49,6 +50,7 @@ class Classify(Task):
         smoothing: of the labels.
         mixup, cutmix: alpha of timm's Mixup; 0 leaves it out.
         freeze_bn: batch norms keep their statistics.
+        freeze: parts that do not learn: "trunk", "head", names of modules such as "stem" and "blocks.0-3".
         options: how the model was made, as JSON: it is written into the run.
 
     Raises:
@@ -72,10 +74,12 @@ class Classify(Task):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         freeze_bn: bool = False,
+        freeze: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
     ):
         super().__init__(model, freeze_bn=freeze_bn)
         self.options = dict(options or {})
+        self.frozen = Frozen(model, freeze) if freeze else None
         if model.num_classes != len(classes):
             raise ValueError(f"num_classes: the model has {model.num_classes}, the data has {len(classes)} ({', '.join(classes[:5])}, ...)")
         if not 0 <= smoothing < 1:
@@ -128,6 +132,7 @@ class Classify(Task):
             "mixup": self.mixup,
             "cutmix": self.cutmix,
             "freeze_bn": self.freeze_bn,
+            "freeze": list(self.frozen.parts) if self.frozen else None,
             **self.options,
         }
 

@@ -30,6 +30,7 @@ class TrainConfig:
         weight_decay: not applied to biases, norms, and what a module's `no_weight_decay()` names.
         clip_grad: greatest norm of the gradient; None does not clip.
         ema: decay of the running average of the weights, which is then what is evaluated and saved; None keeps none.
+        unfreeze_at: the epoch, from 1, from which the parts learn that the task has frozen; None: they never do.
         hand_over: of a network with grafted gates: share of all steps over which the new gates take over from the old ones.
         precision: "fp32", "bf16" or "fp16".
         device: "auto", "cpu" or "cuda".
@@ -52,6 +53,7 @@ class TrainConfig:
     weight_decay: float = 0.02
     clip_grad: float | None = None
     ema: float | None = None
+    unfreeze_at: int | None = None
     hand_over: float = 0.5
     precision: str = "fp32"
     device: str = "auto"
@@ -88,6 +90,8 @@ class TrainConfig:
         for name, known in (("precision", PRECISIONS), ("device", DEVICES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.unfreeze_at is not None and not 2 <= self.unfreeze_at <= self.epochs:
+            raise ValueError(f"unfreeze_at: expected an epoch between 2 and {self.epochs}, the last, got {self.unfreeze_at}")
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite contradict each other: give one")
         if (self.resume or self.overwrite) and not self.out:

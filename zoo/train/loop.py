@@ -57,7 +57,8 @@ def fit(
         about: more to write into the run, as JSON, such as the data string.
 
     Returns:
-        The metrics of the last epoch: `epoch`, `step`, `loss` (of training), `lr`, `seconds`, and what the task measures.
+        The metrics of the last epoch: `epoch`, `step`, `loss` (of training), `lr`, `seconds`, and what the task measures (its loss as
+        `eval_loss`).
 
     Raises:
         ValueError: something in the config, the data or the run directory is not as it must be; nothing has been written then.
@@ -74,6 +75,8 @@ def fit(
 
 
 def _differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
+    """What a run was begun with and is not to go on with; a setting that did not exist then had its default."""
+    then = {**TrainConfig().settings(), **then}
     keys = sorted(now.keys() | then.keys())
     return [f"{key} was {then.get(key)!r} and is {now.get(key)!r}" for key in keys if now.get(key) != then.get(key)]
 
@@ -99,6 +102,7 @@ class _Training:
         self.step, self.sums = 0, [0.0, 0.0]
         self.history: list[dict[str, Any]] = []
         engine.place(task)
+        task.plan_freezing(config.unfreeze_at)
         self._set_up()
         self.grafted = any(hand_overs(self.model(False)))
 
@@ -118,6 +122,7 @@ class _Training:
         self.schedule = Schedule(self.bare, config, self.plan.steps)
         if saved is not None:
             self.bare.load_state_dict(saved[1]["optimizer"])
+        task.begin_epoch(self.step // self.plan.steps_per_epoch)
         self.optimizer = self.engine.prepare(task, self.bare)
         if saved is not None and "scaler" in saved[1]:
             self.engine.accelerator.scaler.load_state_dict(saved[1]["scaler"])
@@ -192,6 +197,7 @@ class _Training:
     def epoch(self, epoch: int, batches: Iterator[Batch], caught: list[int]) -> dict[str, Any]:
         """The steps of an epoch that are left, and what is measured after them."""
         plan, config, engine = self.plan, self.config, self.engine
+        self.task.begin_epoch(epoch)
         self.task.train()
         steps = range(self.step, (epoch + 1) * plan.steps_per_epoch)
         began = time.monotonic()
@@ -211,7 +217,8 @@ class _Training:
         loss = self.sums[0] / max(1, self.sums[1])
         metrics = {"epoch": epoch + 1, "step": self.step, "loss": loss, "lr": self.bare.param_groups[0]["lr"]}
         if self.eval is not None and engine.is_main:
-            metrics |= evaluate(self.task, self.eval, model=self.model(self.averages), engine=engine, workers=self.workers)
+            measured = evaluate(self.task, self.eval, model=self.model(self.averages), engine=engine, workers=self.workers)
+            metrics |= {"eval_loss" if key == "loss" else key: value for key, value in measured.items()}
         metrics["seconds"] = time.monotonic() - began
         metrics["rows_per_second"] = len(steps) * plan.rows_per_step / max(train_seconds, 1e-9)
         self.sums = [0.0, 0.0]
@@ -242,7 +249,12 @@ class _Training:
     def hand_over(self, step: int, averaged: bool) -> None:
         """The new gates' share in step `step`: a function of the step alone, like everything else."""
         if self.grafted:
-            set_share(self.model(averaged), min(1.0, (step + 1) / max(1.0, self.config.hand_over * self.plan.steps)))
+            frozen, model = self.task.frozen, self.model(averaged)
+            first = 0  # frozen gates begin when they begin to learn
+            if frozen is not None and frozen.until and any(frozen.holds_gate(path) for path, _ in hand_overs(model)):
+                first = frozen.until * self.plan.steps_per_epoch
+            share = (step + 1 - first) / max(1.0, self.config.hand_over * (self.plan.steps - first))
+            set_share(model, min(1.0, max(0.0, share)))
 
     def finish(self) -> None:
         """Drop the old gates: after the last checkpoint, which a later `resume` loads into the network as it was given."""
