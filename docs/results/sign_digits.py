@@ -1,7 +1,7 @@
 """Photographs of hand signs, from real weights: how good and how long. Writes sign_digits.md and sign_digits.json beside this file.
 
-    python docs/results/sign_digits.py manifest sign_digits_dev_jpeg.npz signs     pictures and signs/signs.csv: what `zoo train --data` reads
-    python docs/results/sign_digits.py run signs/signs.csv LITE0_WEIGHTS [--seeds 3]  the table; a result that sign_digits.json holds is kept
+    python docs/results/sign_digits.py manifest sign_digits_dev_jpeg.npz signs     pictures and signs/signs.csv, for `zoo train --data`
+    python docs/results/sign_digits.py run signs/signs.csv LITE0_WEIGHTS [--seeds 3]  the table; what sign_digits.json holds is kept
 
 The .npz holds JPEG pictures end to end (`data`, `offsets`), `labels`, `classes`, `participant` and `is_val`: other people in the evaluation
 rows. LITE0_WEIGHTS are of timm's `tf_efficientnet_lite0` without its classifier. Each run is the command that the table names.
@@ -24,7 +24,7 @@ from zoo.cli.app import run as zoo
 
 HERE = Path(__file__).parent
 MODEL = "effnet_cbam_lite0"
-RECIPE = "--img-size 128 --augment crop --epochs 8 --batch-size 32 --lr 1e-3"
+RECIPE = "--img-size 128 --augment crop --epochs 6 --batch-size 32 --lr 1e-3"
 THREADS = 2
 
 

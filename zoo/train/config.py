@@ -10,6 +10,7 @@ from typing import Any
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
+SAMPLES = ("all", "balanced")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class TrainConfig:
         lr: the highest learning rate, reached at the end of the warm-up; None leaves it to the task (2e-3 for a classifier, 1e-3 for a
             joint embedding).
         part_lr: highest learning rates of parts of the model, by the beginning of their parameters' names, as {"towers.image": 1e-4}.
+        layer_decay: factor of the learning rate from each layer of a picture network to the one before it, timm's; None: all the same.
         opt: any optimizer name of timm.
         sched: "cosine", "tanh", "step" or "constant", timm's.
         warmup: share of all steps in which the learning rate rises.
@@ -34,6 +36,9 @@ class TrainConfig:
         hand_over: of a network with grafted gates: share of all steps over which the new gates take over from the old ones.
         precision: "fp32", "bf16" or "fp16".
         device: "auto", "cpu" or "cuda".
+        sample: "all": every row once an epoch; "balanced": as many rows an epoch, every class as often, drawn with replacement.
+        patience: stop after so many epochs in which the evaluation was no better than the best before; None: never.
+        keep_best: the model of the best epoch is kept in `out`/best, a run itself; always so with `patience`.
         seed: decides the order of the rows, the augmentation, and what is dropped.
         workers: processes that read rows; None takes none on a CPU and four at most on a GPU. Changes no result.
         checkpoint_every: steps between checkpoints; None writes one an epoch. Changes no result.
@@ -47,6 +52,7 @@ class TrainConfig:
     accumulate: int = 1
     lr: float | None = None
     part_lr: Mapping[str, float] | None = None
+    layer_decay: float | None = None
     opt: str = "adamw"
     sched: str = "cosine"
     warmup: float = 0.2
@@ -57,6 +63,9 @@ class TrainConfig:
     hand_over: float = 0.5
     precision: str = "fp32"
     device: str = "auto"
+    sample: str = "all"
+    patience: int | None = None
+    keep_best: bool = False
     seed: int = 0
     workers: int | None = None
     checkpoint_every: int | None = None
@@ -66,7 +75,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.out == "":
             raise ValueError("out: expected a directory, got ''; None keeps nothing")
-        for name in ("epochs", "accumulate", "batch_size", "checkpoint_every"):
+        for name in ("epochs", "accumulate", "batch_size", "checkpoint_every", "patience"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
@@ -74,6 +83,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}: expected a number above 0, got {value!r}")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay: expected a factor in (0, 1], such as 0.75, got {self.layer_decay}")
         for part, value in (self.part_lr or {}).items():
             if not 0 < value < math.inf:
                 raise ValueError(f"part_lr: expected numbers above 0, got {value!r} for {part}")
@@ -87,7 +98,7 @@ class TrainConfig:
             raise ValueError(f"hand_over: expected a share of all steps in [0, 1], got {self.hand_over}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema: expected a decay between 0 and 1, such as 0.999, got {self.ema}")
-        for name, known in (("precision", PRECISIONS), ("device", DEVICES)):
+        for name, known in (("precision", PRECISIONS), ("device", DEVICES), ("sample", SAMPLES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.unfreeze_at is not None and not 2 <= self.unfreeze_at <= self.epochs:
@@ -99,5 +110,5 @@ class TrainConfig:
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, as JSON: a run can only be resumed with the same."""
-        free = {"out", "workers", "checkpoint_every", "resume", "overwrite", "device"}
+        free = {"out", "workers", "checkpoint_every", "resume", "overwrite", "device", "keep_best"}
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}

@@ -8,6 +8,7 @@ The state of a run is one integer, the step: everything random is a function of 
 resumed ends with the very weights of one that was not.
 """
 
+import copy
 import json
 import math
 import signal
@@ -34,7 +35,7 @@ from .loader import Batch, PreparedRows, load
 from .measure import check_columns, evaluate
 from .optim import Schedule, create_optimizer
 from .randomness import seed_everything
-from .sampler import Plan
+from .sampler import Plan, balanced
 from .signals import Stopped, stop_signals
 from .task import Task
 from .tiny_maps import tiny_maps
@@ -71,6 +72,8 @@ def fit(
     for split, which in ((train, "train"), (eval, "eval")):
         if split is not None:
             check_columns(task, split, which)
+    if eval is None and (config.patience or config.keep_best):
+        raise ValueError("patience and keep_best ask which epoch was best: give rows to evaluate on")
     return _Training(task, train, eval, config, about or {}).run()
 
 
@@ -92,6 +95,8 @@ class _Training:
         self.engine = engine = Engine(config.device, config.precision)
         assert config.batch_size is not None  # `fit` has asked the task
         self.plan = Plan(len(train), config.batch_size, config.epochs, config.accumulate, config.seed, engine.rank, engine.world)
+        if config.sample == "balanced":
+            self.plan = replace(self.plan, weights=balanced(train))
         settings = {**task.describe(), **config.settings(), **about, "rows": len(train), "processes": engine.world}
         self.settings = json.loads(json.dumps(settings))
         self.out = Path(config.out) if config.out else None
@@ -162,13 +167,38 @@ class _Training:
         if self.folder.out is not None:
             self.task.save(self.folder.out, self.model(self.averages), self.settings)
 
+    def best(self) -> dict[str, Any] | None:
+        """The metrics of the first epoch that none was better than; a function of the log, so that it is the same after a restart."""
+        measured = [line for line in self.history if self.task.metric in line]
+        return max(measured, key=lambda line: line[self.task.metric], default=None)
+
+    def at_rest(self) -> bool:
+        """Whether the evaluation has not become better for `patience` epochs."""
+        best = self.best()
+        if self.grafted and any(gate.share < 1 for _, gate in hand_overs(self.model(False))):
+            return False  # the network is not yet what it is to be
+        return self.config.patience is not None and best is not None and self.history[-1]["epoch"] - best["epoch"] >= self.config.patience
+
+    def save_best(self) -> None:
+        """After the log and before the checkpoint: a run killed in between takes the epoch again, and writes the same."""
+        best = self.best()
+        if best is None or best is not self.history[-1] or not (self.config.keep_best or self.config.patience):
+            return
+        model = self.model(self.averages)
+        with self.folder.replacing("best") as work:
+            if work is not None:
+                if self.grafted and all(gate.share == 1 for _, gate in hand_overs(model)):
+                    finish_swap(model := copy.deepcopy(model))
+                self.task.save(work, model, self.settings)
+
     def run(self) -> dict[str, Any]:
-        task, engine, plan = self.task, self.engine, self.plan
-        if self.step >= plan.steps and self.history:
-            console.print(f"{self.out} is already trained: {plan.epochs} of {plan.epochs} epochs")
+        task, engine, plan, config = self.task, self.engine, self.plan, self.config
+        if engine.any(bool(self.history) and (self.step >= plan.steps or self.at_rest())):
+            if engine.is_main:
+                console.print(f"{self.out} is already trained: {self.history[-1]['epoch']} of {plan.epochs} epochs")
             self.save_model()
             self.finish()
-            return self.history[-1]
+            return engine.shared(self.history[-1] if self.history else {})
         task.look(self.train, engine)
         if self.out is not None and engine.is_main:
             claim(self.out, overwrite=self.config.overwrite)
@@ -184,11 +214,17 @@ class _Training:
             for epoch in range(self.step // plan.steps_per_epoch, plan.epochs):
                 metrics = self.epoch(epoch, batches, caught)
                 self.folder.log(metrics)
+                self.history.append(metrics)
                 self.save_model()
+                self.save_best()
                 self.save_checkpoint()
                 done = (self.step - first) / max(1, plan.steps - first)
                 if engine.is_main:
                     _say(metrics, plan.epochs, (time.monotonic() - began) * (1 - done) / done, task.metric)
+                if engine.any(self.at_rest()):
+                    best = self.best()
+                    console.print(f"no better for {config.patience} epochs; the best was epoch {best['epoch']}") if best else None
+                    break
                 if engine.any(bool(caught)) and epoch + 1 < plan.epochs:
                     raise self.stopped(caught)
         self.finish()

@@ -5,11 +5,26 @@ another epoch's permutation. Every process takes every world-th row of a step.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..datasets.data import Split
+
 Key = tuple[int, int]  # (epoch, row)
+
+
+def balanced(train: Split) -> np.ndarray:
+    """Weights of the rows, `[N]`, under which every class is drawn as often: one over how many rows have the same label.
+
+    Raises:
+        ValueError: a row has no label, or a label that is no class.
+    """
+    labels = list(train.values("label"))
+    if len(labels) < len(train) or not all(isinstance(label, int | np.integer) for label in labels):
+        raise ValueError(f"sample: balanced needs one class in the label of every row; the train rows have {', '.join(train.columns)}")
+    _, which, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    return 1.0 / counts[which]
 
 
 @dataclass(frozen=True)
@@ -22,6 +37,7 @@ class Plan:
         accumulate, epochs, seed: as in TrainConfig.
         rank, world: this process and how many there are.
         start: the first step to take.
+        weights: how often each row is drawn, against the others, with replacement; None takes every row once an epoch.
     """
 
     size: int
@@ -32,6 +48,7 @@ class Plan:
     rank: int = 0
     world: int = 1
     start: int = 0
+    weights: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.size < self.world * self.accumulate:
@@ -49,6 +66,13 @@ class Plan:
     def steps(self) -> int:
         return self.steps_per_epoch * self.epochs
 
+    def order(self, epoch: int) -> np.ndarray:
+        """The rows of an epoch, `[size]`, in order."""
+        random = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        if self.weights is None:
+            return random.permutation(self.size)
+        return random.choice(self.size, self.size, p=self.weights / self.weights.sum())
+
     def __len__(self) -> int:
         return (self.steps - self.start) * self.accumulate
 
@@ -57,7 +81,7 @@ class Plan:
         for step in range(self.start, self.steps):
             if step // self.steps_per_epoch != epoch:
                 epoch = step // self.steps_per_epoch
-                order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.size)
+                order = self.order(epoch)
             first = step % self.steps_per_epoch * self.rows_per_step
             mine = order[first : first + self.rows_per_step][self.rank :: self.world]
             for part in np.array_split(mine, self.accumulate):
