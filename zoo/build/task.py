@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ..compress import Distill
 from ..datasets import Data
 from ..joint import Loss
 from ..train import Classify, Preprocess, Task
@@ -37,6 +38,9 @@ def create_task(
     smoothing: float = 0.1,
     mixup: float = 0.0,
     cutmix: float = 0.0,
+    teacher: str | None = None,
+    distill_alpha: float = 0.5,
+    distill_temperature: float = 2.0,
     head: str | Mapping[str, str | nn.Module] = "linear",
     embed_dim: int = 256,
     loss: str | Loss | Mapping[str, str | Loss] = "clip",
@@ -60,6 +64,8 @@ def create_task(
         freeze_bn: batch norms keep their statistics.
         freeze: of a classifier: parts that do not learn: "trunk", "head", or names of modules, such as "stem" and "blocks.0-3".
         smoothing, mixup, cutmix: for a classifier.
+        teacher: a run directory, or a timm name with weights, of the same classes: the classifier also learns what it says (distillation).
+        distill_alpha, distill_temperature: share of the teacher in the loss, and the temperature of the softmaxes.
         head, embed_dim, loss, pairs, weights, frozen: for a joint embedding, as in `create_joint`.
 
     Raises:
@@ -78,6 +84,8 @@ def create_task(
             raise ValueError("init and pretrained are both where the weights come from: give one")
         del image_options["pretrained"]
     if isinstance(model, Mapping):
+        if teacher is not None:
+            raise ValueError("teacher: distillation is for a classifier; give one model name")
         if freeze:
             raise ValueError(f"freeze: {', '.join(freeze)} is for a classifier; towers of a joint embedding are frozen by their modality")
         named = model
@@ -119,7 +127,14 @@ def create_task(
         network = create_initialised(model, init, num_classes=len(data.classes), **image_options)
     elif isinstance(model, str):
         network = create_model(model, num_classes=len(data.classes), **image_options)
-    return Classify(
+    kind: Any = Classify if teacher is None else Distill
+    own: dict[str, Any] = {}
+    if teacher is not None:
+        trained: Any = create_model(teacher, pretrained=True)
+        known = trained.pretrained_cfg.get("label_names") if Path(teacher).is_dir() else None
+        own = {"teacher": trained, "teacher_name": teacher, "teacher_classes": known}
+        own |= {"alpha": distill_alpha, "temperature": distill_temperature}
+    return kind(
         network,
         name=model if isinstance(model, str) else network.pretrained_cfg.get("architecture", type(network).__name__),
         preprocess=replace(Preprocess.of(network, img_size=size, augment=augment), **numbers),
@@ -135,4 +150,5 @@ def create_task(
             "model_options": dict(model_options or {}),
             "init": None if init is None else str(init),
         },
+        **own,
     )

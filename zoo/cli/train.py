@@ -1,6 +1,7 @@
 """zoo train: a classifier from one name, a joint embedding from modality=tower pairs."""
 
 import math
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,11 +11,12 @@ from registry import nearest
 from ..build import create_task, each_of, open_data
 from ..progress import console
 from ..train import TrainConfig, fit
+from ..train import find_lr as measure_lr
 from ..train.config import DEVICES, PRECISIONS
 from ..train.engine import leave
 from ..train.preprocess import AUGMENTS
 from ..train.randomness import seed_everything
-from .app import Debug, app
+from .app import Debug, app, print_table
 
 _DEFAULT = TrainConfig()
 
@@ -104,7 +106,7 @@ def parse_channels(option: str, words: str) -> list[float]:
 def train(
     model: Annotated[list[str], typer.Argument(help="effnet_cbam_b0, or image=effnet_cbam_b0 text=transformer.")],
     data: Annotated[str, typer.Option(help="digits, glyphs, a folder of class folders, or a manifest (.csv .tsv .jsonl).")],
-    out: Annotated[str, typer.Option(help="The run directory.")],
+    out: Annotated[str | None, typer.Option(help="The run directory.")] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training rows.")] = _DEFAULT.epochs,
     batch_size: Annotated[int | None, typer.Option(help="Rows a micro-batch; 32 for a classifier, 64 for a joint embedding.")] = None,
     accumulate: Annotated[int, typer.Option(help="Micro-batches in one step.")] = _DEFAULT.accumulate,
@@ -124,6 +126,9 @@ def train(
     smoothing: Annotated[float | None, typer.Option(help="Label smoothing of a classifier; 0.1 by default.")] = None,
     mixup: Annotated[float | None, typer.Option(help="Mixup alpha of a classifier; none by default.")] = None,
     cutmix: Annotated[float | None, typer.Option(help="CutMix alpha of a classifier; none by default.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Distillation: a run directory, or a timm name, of the same classes.")] = None,
+    distill_alpha: Annotated[float | None, typer.Option(help="Share of the teacher in the loss; 0.5 by default.")] = None,
+    distill_temperature: Annotated[float | None, typer.Option(help="Of teacher and student; 2 by default.")] = None,
     drop_path: Annotated[float, typer.Option(help="Stochastic depth of the picture network.")] = 0.05,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start the picture network from timm's weights.")] = False,
     init: Annotated[str | None, typer.Option(help="Weights of the network without its attention: a file, or a run directory.")] = None,
@@ -150,6 +155,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Decides everything random.")] = _DEFAULT.seed,
     workers: Annotated[int | None, typer.Option(help="Processes that read rows; changes no result.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints; one an epoch by default.")] = None,
+    find_lr: Annotated[bool, typer.Option("--find-lr", help="Do not train: suggest a learning rate; --out gets a picture.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     debug: Debug = False,
@@ -159,8 +165,13 @@ def train(
     zoo train effnet_cbam_b0 --data digits --epochs 5 --out runs/digits
     zoo train image=effnet_cbam_b0 text=transformer --data glyphs --out runs/glyphs
     """
+    if out is None and not find_lr:
+        raise ValueError("Missing option '--out': a directory for the run, such as runs/first")
+    if teacher is None and (distill_alpha is not None or distill_temperature is not None):
+        raise ValueError("distill-alpha and distill-temperature are about a teacher: give --teacher as well")
     towers = parse_model(model)
-    classifier = {"smoothing": smoothing, "mixup": mixup, "cutmix": cutmix}
+    classifier: dict[str, Any] = {"smoothing": smoothing, "mixup": mixup, "cutmix": cutmix, "teacher": teacher}
+    classifier |= {"distill_alpha": distill_alpha, "distill_temperature": distill_temperature}
     joint = {"head": head, "embed_dim": embed_dim, "loss": loss, "pairs": pairs, "weights": weights, "tower_lr": tower_lr}
     kind, mine, other = ("a classifier", classifier, joint) if isinstance(towers, str) else ("a joint embedding", joint, classifier)
     if foreign := [f"--{name.replace('_', '-')}" for name, value in other.items() if value is not None]:
@@ -215,9 +226,18 @@ def train(
         freeze_bn="bn" in frozen,
         **own,
     )
-    parameters = sum(parameter.numel() for parameter in task.parameters())
+    parameters = sum(parameter.numel() for parameter in task.trainable_module.parameters())
     rows = f"{len(opened.train)} rows, {len(opened.eval)} to evaluate on"
     console.print(f"{' '.join(model)}: {parameters / 1e6:.1f} M parameters; {data}: {rows}", highlight=False, soft_wrap=True)
+    if find_lr:
+        curve = measure_lr(task, opened.train, config)
+        if out is not None:
+            curve.save(Path(out))
+        shown = list(zip(curve.lr, curve.smooth, strict=True))[::10]
+        print_table("learning rate", ["lr", "loss"], [[f"{lr:.1e}", f"{loss:.3f}"] for lr, loss in shown])
+        told = f"--lr {curve.suggestion:.1e}" if curve.suggestion else "none: the loss never fell"
+        console.print(f"suggested: {told}", highlight=False, soft_wrap=True)
+        return
     metrics = fit(task, opened.train, opened.eval, config, about={"data": opened.name})
     leave()
     console.print(f"{task.metric} {metrics[task.metric]:.1f} %; the run is in {out}; next: zoo eval {out}", highlight=False, soft_wrap=True)
