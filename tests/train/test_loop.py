@@ -97,6 +97,17 @@ def test_evaluation_does_not_change_the_training(data, tmp_path):
     assert weights(tmp_path / "with") == weights(tmp_path / "without")
 
 
+def test_the_loss_in_the_log_is_that_of_the_training(data, tmp_path):
+    """Not that of the evaluation, which has no smoothing and another name: with smoothing the training's has a floor."""
+    _, measured = fit(data, tmp_path / "with")
+    torch.manual_seed(0)
+    task = zoo.create_task(MODEL, data, model_options=DROPS)
+    bare = zoo.fit(task, data.train, None, zoo.TrainConfig(epochs=2, batch_size=16))
+    assert measured["loss"] == bare["loss"] and "eval_loss" not in bare
+    assert measured["eval_loss"] == pytest.approx(zoo.evaluate(task, data.eval)["loss"], rel=1e-6)
+    assert abs(measured["eval_loss"] - measured["loss"]) > 1e-4
+
+
 class StopAfter:
     """Raises a signal in this process when so many rows were read."""
 

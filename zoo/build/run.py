@@ -111,7 +111,7 @@ def _load_classifier(path: Path, config: Mapping[str, Any], settings: Mapping[st
         cutmix=settings["cutmix"],
         freeze_bn=settings["freeze_bn"],
         multi_label=settings.get("multi_label", False),
-        options={key: settings.get(key) for key in ("pretrained", "drop_path", "model_options")},
+        options={key: settings.get(key) for key in ("pretrained", "drop_path", "model_options", "init")},
     )
 
 
@@ -148,7 +148,8 @@ def _load_joint(path: Path, config: Mapping[str, Any], settings: Mapping[str, An
     networks = {f"towers.{name}.{key}": tensor for name in pictures for key, tensor in towers[name].state_dict().items()}
     joint.load_state_dict({**rest, **networks})
     preprocess = {name: Preprocess(**_tuples(each)) for name, each in settings["preprocess"].items()}
-    return as_task(joint, {key: settings[key] for key in _JOINT}, preprocess, settings["tables"], settings["freeze_bn"])
+    description = {**{key: settings[key] for key in _JOINT}, **({"init": settings["init"]} if settings.get("init") else {})}
+    return as_task(joint, description, preprocess, settings["tables"], settings["freeze_bn"])
 
 
 def _loaded_tower(path: Path, name: str, cls: Any, config: Mapping[str, Any]) -> nn.Module:

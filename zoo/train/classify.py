@@ -17,6 +17,7 @@ from ..backbones.weights import save_model
 from ..datasets.data import Row, Split
 from ..evaluate.classification import ClassificationMeter
 from ..evaluate.multi_label import MultiLabelMeter
+from .freeze import Frozen
 from .loader import Batch
 from .preprocess import Preprocess
 from .task import Task
@@ -58,6 +59,7 @@ class Classify(Task):
         mixup, cutmix: alpha of timm's Mixup; 0 leaves it out.
         freeze_bn: batch norms keep their statistics.
         multi_label: a row has `labels`, any number of them, and not one `label`; smoothing moves each answer towards a half.
+        freeze: parts that do not learn: "trunk", "head", names of modules such as "stem" and "blocks.0-3".
         options: how the model was made, as JSON: it is written into the run.
 
     Raises:
@@ -82,10 +84,12 @@ class Classify(Task):
         cutmix: float = 0.0,
         freeze_bn: bool = False,
         multi_label: bool = False,
+        freeze: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
     ):
         super().__init__(model, freeze_bn=freeze_bn)
         self.options = dict(options or {})
+        self.frozen = Frozen(model, freeze) if freeze else None
         if model.num_classes != len(classes):
             raise ValueError(f"num_classes: the model has {model.num_classes}, the data has {len(classes)} ({', '.join(classes[:5])}, ...)")
         if not 0 <= smoothing < 1:
@@ -156,6 +160,7 @@ class Classify(Task):
             "cutmix": self.cutmix,
             "freeze_bn": self.freeze_bn,
             **({"multi_label": True} if self.multi_label else {}),
+            "freeze": list(self.frozen.parts) if self.frozen else None,
             **self.options,
         }
 

@@ -44,7 +44,7 @@ def claim(out: Path, *, overwrite: bool) -> None:
         checkpoint.remove(out / "checkpoints")
         for file in (*_FILES, *(path.name for path in out.glob("tokenizer.*.json"))):
             (out / file).unlink(missing_ok=True)
-        for folder in (*out.glob("tower.*"), out / "index", out / "logs"):
+        for folder in (*out.glob("tower.*"), *(out / name for name in ("index", "logs", "best", ".writing-best", ".old-best"))):
             shutil.rmtree(folder, ignore_errors=True)
     if is_run(out):
         for half in (*out.glob(".writing-*"), *out.glob("tower.*/.writing-*")):  # left by a kill
@@ -79,6 +79,22 @@ class Folder:
     @property
     def checkpoints(self) -> Path | None:
         return self.out / "checkpoints" if self.out else None
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path | None]:
+        """A directory to write; afterwards it takes the place of the one of that name, whole. None where nothing is written."""
+        if self.out is None:
+            yield None
+            return
+        work, final, old = self.out / f".writing-{name}", self.out / name, self.out / f".old-{name}"
+        for path in (work, old):
+            shutil.rmtree(path, ignore_errors=True)
+        work.mkdir()
+        yield work
+        if final.exists():
+            final.replace(old)
+        work.replace(final)
+        shutil.rmtree(old, ignore_errors=True)
 
     def log(self, line: dict[str, Any]) -> None:
         if self.out:

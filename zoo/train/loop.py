@@ -9,6 +9,7 @@ The state of a run is one integer, the step: everything random is a function of 
 resumed ends with the very weights of one that was not.
 """
 
+import copy
 import json
 import signal
 import time
@@ -36,7 +37,7 @@ from .loader import Batch, PreparedRows, load, stream
 from .measure import check_columns, evaluate
 from .optim import Schedule, create_optimizer
 from .randomness import deterministic, seed_everything
-from .sampler import Plan
+from .sampler import Plan, balanced
 from .signals import Stopped, stop_signals
 from .task import Task
 from .tiny_maps import tiny_maps
@@ -59,8 +60,9 @@ def fit(
         about: more to write into the run, as JSON, such as the data string.
 
     Returns:
-        The metrics of the last epoch: `epoch`, `step`, `loss` (of training), `lr`, `seconds`, `rows_per_second`, what the task measures,
-        and two shares of the time: `waiting` (of the steps, for rows) and `saving` (since the epoch before, in checkpoints).
+        The metrics of the last epoch: `epoch`, `step`, `loss` (of training), `lr`, `seconds`, `rows_per_second`, what the task measures
+        (its loss as `eval_loss`), and two shares of the time: `waiting` (of the steps, for rows) and `saving` (since the epoch before,
+        in checkpoints).
 
     Raises:
         ImportError: a tracker of `log` is not installed.
@@ -75,12 +77,15 @@ def fit(
     for split, which in ((train, "train"), (eval, "eval")):
         if split is not None:
             check_columns(task, split, which)
+    if eval is None and (config.patience or config.keep_best):
+        raise ValueError("patience and keep_best ask which epoch was best: give rows to evaluate on")
     with ExitStack() as held, deterministic(config.deterministic):
         return _Training(task, train, eval, config, about or {}, held).run()
 
 
 def _differences(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
-    then = {**TrainConfig().settings(), **then}  # a run from before there was a choice made the one that is the default now
+    """What a run was begun with and is not to go on with; a setting that did not exist then had its default."""
+    then = {**TrainConfig().settings(), **then}
     if then["broken"] == "raise":
         then["broken"] = now["broken"]  # nothing was left out or replaced yet: any choice goes on as if it had been made at first
     keys = sorted(now.keys() | then.keys())
@@ -98,7 +103,8 @@ class _Training:
         self.task, self.train, self.eval, self.config = task, train, eval, config
         self.engine = engine = Engine(config.device, config.precision, config.log, Path(config.out) if config.out else None)
         assert config.batch_size is not None  # `fit` has asked the task
-        places = engine.rank, engine.world, 0, train.stretches
+        weights = balanced(train) if config.sample == "balanced" else None
+        places = engine.rank, engine.world, 0, train.stretches, weights
         self.plan = Plan(len(train), config.batch_size, config.epochs, config.accumulate, config.seed, *places)
         settings = {**task.describe(), **config.settings(), **about, "rows": len(train), "processes": engine.world}
         self.settings = json.loads(json.dumps(settings))
@@ -117,8 +123,12 @@ class _Training:
             engine.compile(task)
         engine.place(task)
         self.guard = Guard(task.trainable_module, engine, self.folder, policy=config.nonfinite, steps_per_epoch=self.plan.steps_per_epoch)
+        task.plan_freezing(config.unfreeze_at)
         self._set_up()
         self.grafted = any(hand_overs(self.model(False)))
+        if self.step:
+            for averaged in {False, self.averages}:
+                self.hand_over(self.step - 1, averaged)
 
     def _set_up(self) -> None:
         """Optimizer, running average and schedule, as they were at the last checkpoint if the run goes on."""
@@ -136,6 +146,7 @@ class _Training:
         self.schedule = Schedule(self.bare, config, self.plan.steps)
         if saved is not None:
             self.bare.load_state_dict(saved[1]["optimizer"])
+        task.begin_epoch(self.step // self.plan.steps_per_epoch)
         self.optimizer = self.engine.prepare(task, self.bare)
         if saved is not None and "scaler" in saved[1]:
             self.engine.accelerator.scaler.load_state_dict(saved[1]["scaler"])
@@ -192,13 +203,38 @@ class _Training:
         if self.folder.out is not None:
             self.task.save(self.folder.out, self.model(self.averages), self.settings)
 
+    def best(self) -> dict[str, Any] | None:
+        """The metrics of the first epoch that none was better than; a function of the log, so that it is the same after a restart."""
+        measured = [line for line in self.history if self.task.metric in line]
+        return max(measured, key=lambda line: line[self.task.metric], default=None)
+
+    def at_rest(self) -> bool:
+        """Whether the evaluation has not become better for `patience` epochs."""
+        best = self.best()
+        if self.grafted and any(gate.share < 1 for _, gate in hand_overs(self.model(False))):
+            return False  # the network is not yet what it is to be
+        return self.config.patience is not None and best is not None and self.history[-1]["epoch"] - best["epoch"] >= self.config.patience
+
+    def save_best(self) -> None:
+        """After the log and before the checkpoint: a run killed in between takes the epoch again, and writes the same."""
+        best = self.best()
+        if best is None or best is not self.history[-1] or not (self.config.keep_best or self.config.patience):
+            return
+        model = self.model(self.averages)
+        with self.folder.replacing("best") as work:
+            if work is not None:
+                if self.grafted and all(gate.share == 1 for _, gate in hand_overs(model)):
+                    finish_swap(model := copy.deepcopy(model))
+                self.task.save(work, model, self.settings)
+
     def run(self) -> dict[str, Any]:
-        task, engine, plan = self.task, self.engine, self.plan
-        if self.step >= plan.steps and not self.unmeasured:
-            console.print(f"{self.out} is already trained: {plan.epochs} of {plan.epochs} epochs")
+        task, engine, plan, config = self.task, self.engine, self.plan, self.config
+        if self.history and not self.unmeasured and engine.any(self.step >= plan.steps or self.at_rest()):
+            if engine.is_main:
+                console.print(f"{self.out} is already trained: {self.history[-1]['epoch']} of {plan.epochs} epochs")
             self.save_model()
             self.finish()
-            return self.history[-1]
+            return engine.shared(self.history[-1] if self.history else {})
         task.look(self.train, engine)
         if self.out is not None and engine.is_main:
             claim(self.out, overwrite=self.config.overwrite)
@@ -221,12 +257,18 @@ class _Training:
             batches = inside.enter_context(closing(stream(loader)))
             for epoch in range((self.step - self.unmeasured) // plan.steps_per_epoch, plan.epochs):
                 metrics = self.epoch(epoch, batches, caught)
+                self.history.append(metrics)
                 self.save_model()
+                self.save_best()
                 self.folder.log(metrics)
                 engine.log(metrics, self.step)
                 done = (self.step - first) / max(1, plan.steps - first)
                 if engine.is_main:
                     _say(metrics, plan.epochs, (time.monotonic() - began) * (1 - done) / done if done else 0.0, task.metric)
+                if engine.any(self.at_rest()):
+                    best = self.best()
+                    console.print(f"no better for {config.patience} epochs; the best was epoch {best['epoch']}") if best else None
+                    break
                 if engine.any(bool(caught)) and epoch + 1 < plan.epochs:
                     raise self.stopped(caught)
         self.finish()
@@ -235,6 +277,7 @@ class _Training:
     def epoch(self, epoch: int, batches: Iterator[Batch], caught: list[int]) -> dict[str, Any]:
         """The steps of an epoch that are left, and what is measured after them."""
         plan, config, engine = self.plan, self.config, self.engine
+        self.task.begin_epoch(epoch)
         self.task.train()
         steps = range(self.step, (epoch + 1) * plan.steps_per_epoch)
         began, waited = time.monotonic(), 0.0
@@ -269,7 +312,8 @@ class _Training:
 
         if self.eval is not None and engine.is_main:
             how: dict[str, Any] = {"engine": engine, "workers": self.workers, "broken": config.broken, "tell": self.broken.tell}
-            metrics |= evaluate(self.task, self.eval, model=self.model(self.averages), before_batch=cut, **how)
+            measured = evaluate(self.task, self.eval, model=self.model(self.averages), before_batch=cut, **how)
+            metrics |= {"eval_loss" if key == "loss" else key: value for key, value in measured.items()}
         metrics["seconds"] = time.monotonic() - began
         metrics["rows_per_second"] = len(steps) * plan.rows_per_step / max(train_seconds, 1e-9)
         metrics["waiting"] = waited / max(train_seconds, 1e-9)
@@ -311,7 +355,12 @@ class _Training:
     def hand_over(self, step: int, averaged: bool) -> None:
         """The new gates' share in step `step`: a function of the step alone, like everything else."""
         if self.grafted:
-            set_share(self.model(averaged), min(1.0, (step + 1) / max(1.0, self.config.hand_over * self.plan.steps)))
+            frozen, model = self.task.frozen, self.model(averaged)
+            first = 0  # frozen gates begin when they begin to learn
+            if frozen is not None and frozen.until and any(frozen.holds_gate(path) for path, _ in hand_overs(model)):
+                first = frozen.until * self.plan.steps_per_epoch
+            share = (step + 1 - first) / max(1.0, self.config.hand_over * (self.plan.steps - first))
+            set_share(model, min(1.0, max(0.0, share)))
 
     def finish(self) -> None:
         """Drop the old gates: after the last checkpoint, which a later `resume` loads into the network as it was given."""

@@ -6,13 +6,27 @@ near one: few sources at a time, and within each of them a window.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..datasets.data import Split
 from ..datasets.stream import LANES, shuffled
 
 Key = tuple[int, int]  # (epoch, row)
+
+
+def balanced(train: Split) -> np.ndarray:
+    """Weights of the rows, `[N]`, under which every class is drawn as often: one over how many rows have the same label.
+
+    Raises:
+        ValueError: a row has no label, or a label that is no class.
+    """
+    labels = list(train.values("label"))
+    if len(labels) < len(train) or not all(isinstance(label, int | np.integer) for label in labels):
+        raise ValueError(f"sample: balanced needs one class in the label of every row; the train rows have {', '.join(train.columns)}")
+    _, which, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    return 1.0 / counts[which]
 
 
 @dataclass(frozen=True)
@@ -26,6 +40,7 @@ class Plan:
         rank, world: this process and how many there are.
         start: the first step to take.
         stretches: how many rows each source has that can only be read forward; None: every row is at hand.
+        weights: how often each row is drawn, against the others, with replacement; None takes every row once an epoch.
     """
 
     size: int
@@ -37,8 +52,11 @@ class Plan:
     world: int = 1
     start: int = 0
     stretches: tuple[int, ...] | None = None
+    weights: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.stretches is not None and self.weights is not None:
+            raise ValueError("sample: balanced draws rows at any place, and these data are read forward; give sample all")
         if self.size < self.world * self.accumulate:
             raise ValueError(f"{self.size} training rows are too few for {self.world} processes x {self.accumulate} micro-batches")
 
@@ -54,6 +72,15 @@ class Plan:
     def steps(self) -> int:
         return self.steps_per_epoch * self.epochs
 
+    def order(self, epoch: int) -> np.ndarray:
+        """The rows of an epoch, `[size]`, in order."""
+        chance = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        if self.stretches is not None:
+            return self._forward(self.stretches, chance)
+        if self.weights is None:
+            return chance.permutation(self.size)
+        return chance.choice(self.size, self.size, p=self.weights / self.weights.sum())
+
     def __len__(self) -> int:
         return (self.steps - self.start) * self.accumulate
 
@@ -62,8 +89,7 @@ class Plan:
         for step in range(self.start, self.steps):
             if step // self.steps_per_epoch != epoch:
                 epoch = step // self.steps_per_epoch
-                chance = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-                order = chance.permutation(self.size) if self.stretches is None else self._forward(self.stretches, chance)
+                order = self.order(epoch)
             first = step % self.steps_per_epoch * self.rows_per_step
             mine = order[first : first + self.rows_per_step][self.rank :: self.world]
             for part in np.array_split(mine, self.accumulate):

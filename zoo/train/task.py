@@ -4,6 +4,7 @@ The loop hands a task the list of micro-batches of one optimizer step, because a
 over small ones. The default is the sum.
 """
 
+import gc
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 
 import torch
 from timm.task import TrainingTask
+from timm.utils import unwrap_model
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..datasets.data import Row, Split
 from .config import TrainConfig
 from .engine import Engine
+from .freeze import Frozen
 from .loader import Batch
 from .preprocess import Preprocess
 
@@ -39,6 +42,8 @@ class Task(TrainingTask):
     """Whether rows may lack a modality; a row whose picture can not be read is then one that lacks it."""
     progress: float = 1.0
     """The share of all steps that is done; the loop sets it before each step, for losses that warm up."""
+    frozen: Frozen | None = None
+    """Parts that do not learn, or not yet."""
 
     def __init__(self, module: nn.Module, *, freeze_bn: bool = False):
         super().__init__(verbose=False)
@@ -51,9 +56,12 @@ class Task(TrainingTask):
             for part in self.modules():
                 if isinstance(part, nn.modules.batchnorm._BatchNorm):
                     part.eval()
+        if mode and self.frozen is not None:
+            self.frozen.rest(unwrap_model(self.trainable_module))
         return self
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: Any) -> "Task":
+        self._distributed = {"device_ids": device_ids, **ddp_kwargs}
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
         return self
 
@@ -65,6 +73,26 @@ class Task(TrainingTask):
         """In place, so that names and kinds of the modules stay what they are."""
         for network in self.networks():
             network.compile(backend=backend, mode=mode, **compile_kwargs)
+
+    def plan_freezing(self, unfreeze_at: int | None) -> None:
+        """Called before the optimizer is made: frozen parts thaw in that epoch, counted from 1; never, with None.
+
+        Raises:
+            ValueError: nothing is frozen, or a gate that is to take over would never learn.
+        """
+        if self.frozen is not None:
+            self.frozen.plan(self.trainable_module, None if unfreeze_at is None else unfreeze_at - 1)
+        elif unfreeze_at is not None:
+            raise ValueError("unfreeze_at: nothing is frozen that could thaw; give freeze as well, such as trunk")
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before every epoch, counted from 0, also of a run that is resumed in it."""
+        if self.frozen is None or not self.frozen.at(unwrap_model(self.trainable_module), epoch):
+            return
+        if isinstance(self.trainable_module, DistributedDataParallel):  # it waits for the gradients of what learned when it was made
+            self.trainable_module = self.trainable_module.module
+            gc.collect()  # the old one must leave its hooks
+            self.prepare_distributed(**self._distributed)
 
     def check(self, split: Split, which: str) -> None:
         """Whether rows can be used.
