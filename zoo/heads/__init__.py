@@ -1,7 +1,7 @@
 """Features to joint space: to `[B, embed_dim]`, not normalised. A file a head, named as registered.
 
-A head reads the pooled vector `[B, in_features]`; with `reads = "map"`, what the tower has before it pools; with `reads = "stages"`, the means of
-its last stages' maps.
+A head reads the pooled vector `[B, in_features]`; with `reads = "map"`, what the tower has before it pools; with `reads = "stages"`, the
+means of its last stages' maps.
 """
 
 from .attnpool import AttnPool as AttnPool

@@ -2,9 +2,9 @@
 
     x = (mean(A_s-2), mean(A_s-1), mean(A_s));   embedding = W BN(x)
 
-The last layer of a pretrained network has unlearned what its classes did not need; colours and shapes are a few stages earlier. So it is for
-pictures that are not photographs, or that differ in what no ImageNet class differs in. The stages speak at very different volumes: without
-the norm the loudest is all that is heard.
+The last layer of a pretrained network has dropped what its classes did not need; colours and shapes are a few stages earlier. So it is
+for pictures that are not photographs, or that differ in what no ImageNet class differs in. The stages speak at very different volumes:
+without the norm the loudest is all that is heard.
 
 Hariharan et al., "Hypercolumns for Object Segmentation and Fine-grained Localization", arXiv 1411.5752, for a picture as a whole.
 """
