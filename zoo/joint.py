@@ -62,7 +62,7 @@ def width_for(tower: nn.Module, what: str) -> int:
         ValueError: it does not say.
     """
     if what == "stages":
-        return sum(each["num_chs"] for each in list(tower.feature_info)[-_STAGES:])  # type: ignore[arg-type, call-overload]  # timm's
+        return sum(each["num_chs"] for each in list(tower.feature_info)[-_STAGES:])  # type: ignore[arg-type]  # timm's
     return int(tower.num_features) if what == "map" else features_of(tower)  # type: ignore[arg-type]
 
 
