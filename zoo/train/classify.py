@@ -111,10 +111,13 @@ class Classify(Task):
             label = nn.functional.one_hot(label, len(self.classes)).float()
         return self(image, label)["loss"]
 
-    def evaluate(self, batches: Iterable[Batch], model: nn.Module, split: Split) -> dict[str, Any]:
+    def outputs(self, batch: Batch, model: nn.Module) -> dict[str, torch.Tensor]:
+        return {"logits": model(batch["image"]), "label": batch["label"]}
+
+    def measure(self, outputs: Iterable[dict[str, torch.Tensor]], split: Split) -> dict[str, Any]:
         meter = ClassificationMeter()
-        for batch in batches:
-            meter.update(model(batch["image"]), batch["label"])
+        for each in outputs:
+            meter.update(each["logits"], each["label"])
         metrics = meter.compute()
         return {**metrics, "confusion": metrics["confusion"].tolist()}
 

@@ -4,7 +4,7 @@ The defaults are made for small data from scratch: every gate learns with them a
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -31,6 +31,9 @@ class TrainConfig:
         clip_grad: greatest norm of the gradient; None does not clip.
         ema: decay of the running average of the weights, which is then what is evaluated and saved; None keeps none.
         hand_over: of a network with grafted gates: share of all steps over which the new gates take over from the old ones.
+        sync_bn: batch norms take their statistics over the rows of all processes; nothing to do in one process.
+        shard: modalities whose towers are cut into shards, one a process (FSDP2), for text towers that are too large to be kept in each.
+            Changes no result but for rounding.
         precision: "fp32", "bf16" or "fp16".
         device: "auto", "cpu" or "cuda".
         seed: decides the order of the rows, the augmentation, and what is dropped.
@@ -53,6 +56,8 @@ class TrainConfig:
     clip_grad: float | None = None
     ema: float | None = None
     hand_over: float = 0.5
+    sync_bn: bool = False
+    shard: Sequence[str] = ()
     precision: str = "fp32"
     device: str = "auto"
     seed: int = 0
@@ -88,6 +93,10 @@ class TrainConfig:
         for name, known in (("precision", PRECISIONS), ("device", DEVICES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if isinstance(self.shard, str):
+            raise ValueError(f"shard: expected a list of modalities, got {self.shard!r}")
+        if self.shard and self.precision == "fp16":
+            raise ValueError("shard: the loss of fp16 is scaled by what all gradients say, which shards do not; give bf16 or fp32")
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite contradict each other: give one")
         if (self.resume or self.overwrite) and not self.out:
@@ -95,5 +104,5 @@ class TrainConfig:
 
     def settings(self) -> dict[str, Any]:
         """What decides the result, as JSON: a run can only be resumed with the same."""
-        free = {"out", "workers", "checkpoint_every", "resume", "overwrite", "device"}
+        free = {"out", "workers", "checkpoint_every", "resume", "overwrite", "device", "shard"}
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}

@@ -1,18 +1,26 @@
 """The one file that knows Accelerate: device, precision, several processes."""
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from .config import DEVICES
+from .launch import check_launch
+from .shard import is_sharded, mixed
 
+T = TypeVar("T")
 _BUCKET = 1 << 25  # numbers that travel together
+
+
+class StoppedElsewhere(RuntimeError):
+    """Another process could not go on, so this one does not wait for it."""
 
 
 def leave() -> None:
@@ -58,6 +66,7 @@ class Engine:
             raise ValueError("precision: fp16 needs a GPU; give bf16 or fp32 on a CPU")
         AcceleratorState._reset_state()  # it is a singleton that refuses a second precision in one process
         self.accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), cpu=on_cpu)
+        check_launch(self.world)
 
     @property
     def device(self) -> torch.device:
@@ -92,11 +101,25 @@ class Engine:
         self.accelerator.backward(loss)
 
     def clip(self, module: nn.Module, norm: float) -> None:
-        self.accelerator.clip_grad_norm_(module.parameters(), norm)
+        with mixed(module):
+            self.accelerator.clip_grad_norm_(module.parameters(), norm)
+
+    def step(self, optimizer: Any, module: nn.Module) -> None:
+        with mixed(module):
+            optimizer.step()
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
         """[world, ...] of the processes' tensors of one shape, with gradients: of what every process computes from it, the sum."""
         return _Gather.apply(x) if self.world > 1 else x[None]
+
+    @torch.no_grad()
+    def mean(self, x: torch.Tensor) -> torch.Tensor:
+        """The mean of the processes' tensors of one shape, without gradients."""
+        if self.world > 1:
+            x = x.clone()
+            dist.all_reduce(x)
+            x /= self.world
+        return x
 
     def largest(self, number: int) -> int:
         """The largest of the processes' numbers."""
@@ -105,6 +128,13 @@ class Engine:
         held = torch.tensor([number], device=self.device)
         dist.all_reduce(held, dist.ReduceOp.MAX)
         return int(held.item())
+
+    def fewest(self, numbers: Sequence[int]) -> list[int]:
+        """The smallest of the processes' numbers, place by place."""
+        held = torch.tensor(numbers, device=self.device)
+        if self.world > 1:
+            dist.all_reduce(held, dist.ReduceOp.MIN)
+        return held.tolist()
 
     @torch.no_grad()
     def share_buffers(self, module: nn.Module) -> None:
@@ -118,7 +148,7 @@ class Engine:
         """The mean of the processes' gradients in all of them. A parameter that has none anywhere keeps none, as in one process."""
         if self.world == 1:
             return
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad and not is_sharded(parameter)]
         there = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.uint8, device=self.device)
         dist.all_reduce(there, dist.ReduceOp.MAX)
         waiting: list[nn.Parameter] = []
@@ -155,6 +185,34 @@ class Engine:
     def shared(self, value: Any) -> Any:
         """The first process's value, in all of them."""
         return broadcast_object_list([value])[0] if self.world > 1 else value
+
+    def everybodys(self, value: T) -> list[T]:
+        """The values of all processes, in the order of their ranks; anything that pickles."""
+        return gather_object([value]) if self.world > 1 else [value]
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What `work` gives in this process, once it is done in all of them; where it fails in one, none goes on.
+
+        `work` must not wait for another process itself. Without this, the others would wait in the next step for one that has left, until
+        somebody ends them.
+
+        Raises:
+            StoppedElsewhere: it failed in another process. What failed here is raised as it is.
+        """
+        if self.world == 1:
+            return work()
+        result, failed = None, None
+        try:
+            result = work()
+        except Exception as error:
+            failed = error
+        if self.any(failed is not None):
+            told = self.everybodys(None if failed is None else f"{type(failed).__name__}: {failed}")
+            if failed is not None:
+                raise failed
+            rank, why = next((rank, why) for rank, why in enumerate(told) if why is not None)
+            raise StoppedElsewhere(f"process {rank} of {self.world} stopped: {why}")
+        return result  # type: ignore[return-value]
 
     def to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {key: self._moved(value) if torch.is_tensor(value) else value for key, value in batch.items()}

@@ -8,6 +8,7 @@ The state of a run is one integer, the step: everything random is a function of 
 resumed ends with the very weights of one that was not.
 """
 
+import copy
 import json
 import math
 import signal
@@ -35,6 +36,7 @@ from .measure import check_columns, evaluate
 from .optim import Schedule, create_optimizer
 from .randomness import seed_everything
 from .sampler import Plan
+from .shard import load_optimizer, whole
 from .signals import Stopped, stop_signals
 from .task import Task
 from .tiny_maps import tiny_maps
@@ -99,6 +101,7 @@ class _Training:
         self.step, self.sums = 0, [0.0, 0.0]
         self.history: list[dict[str, Any]] = []
         engine.place(task)
+        self.shell: nn.Module | None = None  # of a sharded model: the whole one, to write it as others read it
         self._set_up()
         self.grafted = any(hand_overs(self.model(False)))
 
@@ -110,14 +113,19 @@ class _Training:
             task.begin(config, self.engine.world)
         else:
             task.trainable_module.load_state_dict(saved[0]["model"])
+        if config.sync_bn and self.engine.world > 1:
+            task.sync_batch_norms(self.engine)
         if config.ema is not None:
             task.setup_ema(decay=config.ema, use_warmup=True)
             if saved is not None:
                 unwrap_model(task.trainable_module_ema).load_state_dict(saved[0]["ema"])
+        if config.shard:
+            self.shell = copy.deepcopy(self.model(False)).cpu() if self.engine.is_main and self.engine.world > 1 else None
+            task.shard(config.shard, self.engine)
         self.bare = create_optimizer(task.trainable_module, config)
         self.schedule = Schedule(self.bare, config, self.plan.steps)
         if saved is not None:
-            self.bare.load_state_dict(saved[1]["optimizer"])
+            load_optimizer(self.bare, saved[1]["optimizer"])
         self.optimizer = self.engine.prepare(task, self.bare)
         if saved is not None and "scaler" in saved[1]:
             self.engine.accelerator.scaler.load_state_dict(saved[1]["scaler"])
@@ -131,7 +139,8 @@ class _Training:
             console.print(f"{self.out} has no checkpoint yet: starting from the beginning")
             return None
         tensors, optimizer, state = checkpoint.read(saved[-1])
-        if changed := _differences(self.settings, state["settings"]):
+        then = {**json.loads(json.dumps(TrainConfig().settings())), **state["settings"]}  # what older runs do not know is at its default
+        if changed := _differences(self.settings, then):
             raise ValueError(f"resume: the run in {self.out} has other settings: {'; '.join(changed)}")
         self.step, self.sums = state["step"], state["sums"]
         self.history = self.folder.keep_log_until(self.step)
@@ -145,17 +154,29 @@ class _Training:
         return self.config.ema is not None
 
     def save_checkpoint(self) -> None:
+        if self.folder.checkpoints is None and not self.task.in_step:
+            return
+        tensors = {"model": self.weights(False), **({"ema": self.weights(True)} if self.averages else {})}
+        optimizer = {"optimizer": whole(self.bare.state_dict())}
         if self.folder.checkpoints is None:
             return
-        tensors = {"model": self.model(False).state_dict(), **({"ema": self.model(True).state_dict()} if self.averages else {})}
-        optimizer = {"optimizer": self.bare.state_dict()}
         if self.config.precision == "fp16":
             optimizer["scaler"] = self.engine.accelerator.scaler.state_dict()
         checkpoint.write(self.folder.checkpoints, self.step, tensors, optimizer, {"sums": self.sums, "settings": self.settings})
 
+    def weights(self, averaged: bool) -> dict[str, Any]:
+        """The state of the model; of a sharded one put together, for which all processes must ask."""
+        return whole(self.model(averaged).state_dict())
+
     def save_model(self) -> None:
+        model = self.model(self.averages)
+        if self.task.in_step:
+            weights = self.weights(self.averages)
+            if self.shell is not None:
+                self.shell.load_state_dict(weights)
+                model = self.shell
         if self.folder.out is not None:
-            self.task.save(self.folder.out, self.model(self.averages), self.settings)
+            self.task.save(self.folder.out, model, self.settings)
 
     def run(self) -> dict[str, Any]:
         task, engine, plan = self.task, self.engine, self.plan
@@ -197,7 +218,8 @@ class _Training:
         began = time.monotonic()
         with progress(len(steps), f"epoch {epoch + 1}/{plan.epochs}") as advance:
             for step in steps:
-                loss = self.take(step, [engine.to_device(next(batches)) for _ in range(config.accumulate)])
+                micro = engine.together(lambda: [engine.to_device(next(batches)) for _ in range(config.accumulate)])
+                loss = self.take(step, micro)
                 self.step, self.sums = step + 1, [self.sums[0] + loss, self.sums[1] + 1]
                 advance(f"loss {loss:.3f}")
                 if self.step == steps.stop:
@@ -210,7 +232,7 @@ class _Training:
         train_seconds = time.monotonic() - began
         loss = self.sums[0] / max(1, self.sums[1])
         metrics = {"epoch": epoch + 1, "step": self.step, "loss": loss, "lr": self.bare.param_groups[0]["lr"]}
-        if self.eval is not None and engine.is_main:
+        if self.eval is not None:
             metrics |= evaluate(self.task, self.eval, model=self.model(self.averages), engine=engine, workers=self.workers)
         metrics["seconds"] = time.monotonic() - began
         metrics["rows_per_second"] = len(steps) * plan.rows_per_step / max(train_seconds, 1e-9)
@@ -231,7 +253,7 @@ class _Training:
             raise FloatingPointError(f"the loss of step {step} is {loss}; its rows are {indices.tolist()}; {hint}")
         if config.clip_grad is not None:
             engine.clip(task.trainable_module, config.clip_grad)
-        self.optimizer.step()
+        engine.step(self.optimizer, task)
         self.optimizer.zero_grad()
         task.after_step()
         task.update_ema(step)

@@ -1,6 +1,11 @@
-"""A task's model measured over a split, as the loop does after every epoch."""
+"""A task's model measured over a split, as the loop does after every epoch.
 
-from collections.abc import Sequence
+Several processes share the batches out, and what the model makes of each goes to all of them, in the order of the batches. So every process
+has the numbers of one process with all rows, none counts a row twice, and none waits for another until its patience is at an end.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -45,12 +50,25 @@ def evaluate(
     engine.place(task)
     was_training = model.training
     model.eval()
-    plan = InOrder(len(split), batch_size or 2 * task.default_batch_size)
+    engine.share_buffers(model)
+    size = batch_size or 2 * task.default_batch_size
+    plan = InOrder(len(split), size, engine.rank, engine.world, fill=task.in_step)
     loader = load(PreparedRows(split, task.prepare(False), 0), plan, task.collate, workers=workers, pin=engine.device.type == "cuda")
+
+    def outputs() -> Iterator[dict[str, torch.Tensor]]:
+        batches = iter(loader)
+        total = math.ceil(len(split) / size)
+        for first in tracked(range(0, total, engine.world), math.ceil(total / engine.world), what):
+            batch = engine.together(lambda: next(batches, None))
+            made = None if batch is None else task.outputs(engine.to_device(batch), model)
+            if engine.world > 1:
+                mine = made is not None and first + engine.rank < total
+                made = {name: each.cpu() for name, each in made.items()} if mine else None  # type: ignore[union-attr]
+            yield from (engine.to_device(each) for each in engine.everybodys(made) if each is not None)
+
     try:
         with engine.autocast():
-            batches = (engine.to_device(batch) for batch in tracked(loader, len(plan), what))
-            return task.evaluate(batches, model, split)
+            return task.measure(outputs(), split)
     finally:
         model.train(was_training)
         if was_training:
