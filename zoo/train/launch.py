@@ -1,4 +1,4 @@
-"""Whether as many processes run together as were asked for: some launchers start one and say nothing, or many that know nothing of each other.
+"""Whether as many processes work together as were asked for: some launchers start one and say nothing, or several that are each alone.
 
 `accelerate launch --num_processes 2` starts one process where it sees no GPU, also with `--cpu`; with `--multi_gpu` it starts two, on a CPU
 too. `srun -n 8 zoo train` starts eight that each believe to be alone, and that would all write the same run directory.
@@ -28,8 +28,8 @@ def check_launch(world: int, environment: Mapping[str, str] = os.environ, parent
     tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
     if tasks.isdecimal() and int(tasks) > 1:
         raise ValueError(
-            f"srun started {tasks} processes that do not know of each other: each would train all of it, into the same directory; start one "
-            f"a node (srun --ntasks-per-node=1) and let it be {_HOW.format('GPUS')}"
+            f"srun started {tasks} processes that do not know of each other, and each would train alone, into the same directory; start "
+            f"one a node (srun --ntasks-per-node=1), and let it be {_HOW.format('GPUS')}"
         )
     asked = _asked_of_accelerate(_parent() if parent is None else parent)
     if asked > 1:

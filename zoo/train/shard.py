@@ -1,8 +1,8 @@
-"""A large tower cut into shards, one a process (FSDP2): weights, gradients and optimizer state of the tower are kept once, not in every process.
+"""A large tower cut into shards, one a process (FSDP2): its weights, gradients and optimizer state are kept once, not in every process.
 
-A block's weights are gathered when it runs and let go after. What is not sharded stays as it is, so a model holds tensors of both kinds; the
-optimizer, clipping and the running average are told so (`mixed`). On disk there are no shards: a checkpoint holds whole tensors, and goes on
-in sharded and in other runs alike.
+A block's weights are gathered when it runs and let go after. What is not sharded stays as it is, so that a model holds tensors of both
+kinds; the optimizer, clipping and the running average are told so (`mixed`). On disk there are no shards: a checkpoint holds whole tensors,
+from which sharded and other runs go on alike.
 
 Zhao et al., "PyTorch FSDP", arXiv 2304.11277; torch.distributed.fsdp.fully_shard.
 """
