@@ -46,11 +46,11 @@ def _normalise(norm: nn.modules.batchnorm._BatchNorm, x: torch.Tensor) -> torch.
     mean = sums[:-1] / n
     away = wide - mean.view(shape)
     var = _Sum.apply(away.square().sum(axes)) / n
-    if norm.running_mean is not None:
+    if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
         with torch.no_grad():
             if not isinstance(norm, BatchNorm):  # ours does not count
                 norm.num_batches_tracked += 1
-            momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+            momentum = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
             norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
             norm.running_var.lerp_((var * (n / (n - 1))).to(norm.running_var.dtype), momentum)
     y = away * torch.rsqrt(var + norm.eps).view(shape)

@@ -123,7 +123,7 @@ class Task(TrainingTask):
                 with engine.autocast():
                     loss = self.batch_loss(batch) * (len(batch["index"]) / rows)
                 engine.backward(loss)
-            total += loss.detach()
+            total = total + loss.detach()
         return engine.mean(total)
 
     def after_step(self) -> None:
