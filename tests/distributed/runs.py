@@ -18,6 +18,7 @@ from PIL import Image
 import zoo
 from zoo.datasets import Data, Split
 from zoo.train.engine import leave
+from zoo.train.sampler import Plan
 
 torch.set_num_threads(1)
 ROWS = 16  # in a step, of all processes together
@@ -31,10 +32,12 @@ def read(index: int) -> dict:
     return {"image": picture, "label": index % 2, "text": f"{WORDS[index % 2]} {index // 2}"}
 
 
+TEXTLESS = {row for _, row in list(Plan(48, ROWS, 1))[1]}  # the rows of the second step: no process has a text in it
+
+
 def read_with_holes(index: int) -> dict:
-    """Every process lacks texts in some step, and in one step all of them do: the first rows of the second epoch's order."""
     row = read(index)
-    if index % 4 < 3:
+    if index % 4 or index in TEXTLESS:  # few enough that a process lacks texts in many a step
         del row["text"]
     return row
 

@@ -325,7 +325,8 @@ class Align(Task):
             self._replay(batches, states, {name: each.grad for name, each in whole.items()}, engine)
         engine.average_gradients(self.joint)
         for name in self._sharded - there.keys():
-            self.joint.towers[name].zero_grad()  # zeros, where one process alone has none
+            for part in (self.joint.towers[name], self.joint.heads[name]):
+                part.zero_grad()  # of what stood in for a row: zeros, where one process alone has none
         return loss.detach()
 
     def _replay(
