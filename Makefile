@@ -1,17 +1,21 @@
 # make demo: the whole story in a few minutes.   make test: what CI runs.   make lint: style and types.   make test-long: the slow tests.
+# make test-distributed: trainings in two and four processes.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long lint clean
+.PHONY: demo test test-long test-distributed lint clean
 
 demo: .venv/demo
 	$(BIN)/zoo demo --overwrite
 
 test: .venv/test
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long and not distributed and not faults"
 
 test-long: .venv/test
 	$(BIN)/python -m pytest -m long
+
+test-distributed: .venv/test
+	$(BIN)/python -m pytest -m distributed
 
 lint: .venv/lint
 	$(BIN)/ruff check .

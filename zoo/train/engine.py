@@ -144,6 +144,16 @@ class Engine:
                 dist.broadcast(buffer, 0)
 
     @torch.no_grad()
+    def share_weights(self, module: nn.Module) -> None:
+        """The first process's parameters and buffers in all of them, however each of them started."""
+        if self.world > 1:
+            for parameter in module.parameters():
+                plain = parameter.contiguous()  # of one in channels_last, a copy
+                dist.broadcast(plain, 0)
+                parameter.copy_(plain)
+            self.share_buffers(module)
+
+    @torch.no_grad()
     def average_gradients(self, module: nn.Module) -> None:
         """The mean of the processes' gradients in all of them. A parameter that has none anywhere keeps none, as in one process."""
         if self.world == 1:

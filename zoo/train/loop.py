@@ -93,9 +93,9 @@ class _Training:
         self.plan = Plan(len(train), config.batch_size, config.epochs, config.accumulate, config.seed, engine.rank, engine.world)
         settings = {**task.describe(), **config.settings(), **about, "rows": len(train), "processes": engine.world}
         self.settings = json.loads(json.dumps(settings))
-        self.out = Path(config.out) if config.out else None
-        if self.out is not None:
-            may_write(self.out, config)
+        self.out = out = Path(config.out) if config.out else None
+        if out is not None:
+            engine.together(lambda: may_write(out, config))  # before the first process writes there
         self.folder = Folder(self.out, engine.is_main)
         self.workers = config.workers if config.workers is not None else 0 if engine.device.type == "cpu" else 4
         self.step, self.sums = 0, [0.0, 0.0]
@@ -113,6 +113,7 @@ class _Training:
             task.begin(config, self.engine.world)
         else:
             task.trainable_module.load_state_dict(saved[0]["model"])
+        self.engine.share_weights(task.trainable_module)
         if config.sync_bn and self.engine.world > 1:
             task.sync_batch_norms(self.engine)
         if config.ema is not None:
@@ -141,7 +142,9 @@ class _Training:
         tensors, optimizer, state = checkpoint.read(saved[-1])
         then = {**json.loads(json.dumps(TrainConfig().settings())), **state["settings"]}  # what older runs do not know is at its default
         if changed := _differences(self.settings, then):
-            raise ValueError(f"resume: the run in {self.out} has other settings: {'; '.join(changed)}")
+            why = "; each process draws random numbers of its own, so another number of them would end with other weights"
+            told = "; ".join(changed) + (why if then.get("processes") != self.settings["processes"] else "")
+            raise ValueError(f"resume: the run in {self.out} has other settings: {told}")
         self.step, self.sums = state["step"], state["sums"]
         self.history = self.folder.keep_log_until(self.step)
         return tensors, optimizer
