@@ -131,19 +131,22 @@ class Classify(Task):
             label = nn.functional.one_hot(label, len(self.classes)).float()
         return self(image, label)["loss"]
 
-    def evaluate(self, batches: Iterable[Batch], model: nn.Module, split: Split) -> dict[str, Any]:
+    def outputs(self, batch: Batch, model: nn.Module) -> dict[str, torch.Tensor]:
+        return {"logits": model(batch["image"]), "label": batch["label"]}
+
+    def measure(self, outputs: Iterable[dict[str, torch.Tensor]], split: Split) -> dict[str, Any]:
         if self.multi_label:
-            return self._several(batches, model)
+            return self._several(outputs)
         meter = ClassificationMeter()
-        for batch in batches:
-            meter.update(model(batch["image"]), batch["label"])
+        for each in outputs:
+            meter.update(each["logits"], each["label"])
         metrics = meter.compute()
         return {**metrics, "confusion": metrics["confusion"].tolist()}
 
-    def _several(self, batches: Iterable[Batch], model: nn.Module) -> dict[str, Any]:
+    def _several(self, outputs: Iterable[dict[str, torch.Tensor]]) -> dict[str, Any]:
         meter = MultiLabelMeter()
-        for batch in batches:
-            meter.update(model(batch["image"]), batch["label"])
+        for each in outputs:
+            meter.update(each["logits"], each["label"])
         metrics = meter.compute()
         of_class = dict(zip(self.classes, metrics.pop("AP").tolist(), strict=True))
         left_out = [name for name, value in of_class.items() if math.isnan(value)]

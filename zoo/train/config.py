@@ -37,6 +37,9 @@ class TrainConfig:
         ema: decay of the running average of the weights, which is then what is evaluated and saved; None keeps none.
         unfreeze_at: the epoch, from 1, from which the parts learn that the task has frozen; None: they never do.
         hand_over: of a network with grafted gates: share of all steps over which the new gates take over from the old ones.
+        sync_bn: batch norms take their statistics over the rows of all processes; nothing to do in one process.
+        shard: modalities whose towers are cut into shards, one a process (FSDP2), for text towers that are too large to be kept in each.
+            Changes no result but for rounding.
         precision: "fp32", "bf16" or "fp16".
         device: "auto", "cpu" or "cuda".
         sample: "all": every row once an epoch; "balanced": as many rows an epoch, every class as often, drawn with replacement.
@@ -71,6 +74,8 @@ class TrainConfig:
     ema: float | None = None
     unfreeze_at: int | None = None
     hand_over: float = 0.5
+    sync_bn: bool = False
+    shard: Sequence[str] = ()
     precision: str = "fp32"
     device: str = "auto"
     sample: str = "all"
@@ -122,11 +127,17 @@ class TrainConfig:
             raise ValueError(f"unfreeze_at: expected an epoch between 2 and {self.epochs}, the last, got {self.unfreeze_at}")
         if self.compile and self.recompute:
             raise ValueError("compile and recompute: give one; the compiler decides by itself what is kept and what is computed again")
+        if self.sync_bn and self.recompute:
+            raise ValueError("sync_bn and recompute: give one; what is computed again would wait for the other processes again")
         for each in [self.log] if isinstance(self.log, str) else self.log:
             if isinstance(each, str) and (each not in TRACKERS or each is self.log):
                 raise ValueError(f"log: expected a list of {', '.join(TRACKERS)}, got {each!r}")
         if "tensorboard" in self.log and not self.out:
             raise ValueError("log: tensorboard writes into the run directory: give out as well")
+        if isinstance(self.shard, str):
+            raise ValueError(f"shard: expected a list of modalities, got {self.shard!r}")
+        if self.shard and self.precision == "fp16":
+            raise ValueError("shard: the loss of fp16 is scaled by what all gradients say, which shards do not; give bf16 or fp32")
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite contradict each other: give one")
         if (self.resume or self.overwrite) and not self.out:
@@ -135,5 +146,5 @@ class TrainConfig:
     def settings(self) -> dict[str, Any]:
         """What decides the result, as JSON: a run can only be resumed with the same."""
         free = {"out", "workers", "checkpoint_every", "resume", "overwrite", "device", "nonfinite", "deterministic", "recompute", "log"}
-        free |= {"keep_best"}
+        free |= {"keep_best", "shard"}
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}

@@ -4,11 +4,11 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,10 +18,17 @@ from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather
 from torch import nn
 
 from .config import DEVICES
+from .launch import check_launch
+from .shard import is_sharded, mixed
 
+T = TypeVar("T")
 _BUCKET = 1 << 25  # numbers that travel together
 LOGS = "logs"  # in the run directory
 _PROJECT = "zoo"
+
+
+class StoppedElsewhere(RuntimeError):
+    """Another process could not go on, so this one does not wait for it."""
 
 
 def leave() -> None:
@@ -44,6 +51,10 @@ class _Gather(torch.autograd.Function):
         gradient = gradient.contiguous()
         dist.all_reduce(gradient)
         return gradient[dist.get_rank()]
+
+
+def _number(x: Any) -> float:
+    return float(x.full_tensor() if is_sharded(x) else x)
 
 
 class Engine:
@@ -77,6 +88,7 @@ class Engine:
         self.accelerator = Accelerator(
             mixed_precision={"fp32": "no"}.get(precision, precision), cpu=on_cpu, log_with=list(log) or None, project_config=folders
         )
+        check_launch(self.world)
 
     @property
     def device(self) -> torch.device:
@@ -129,17 +141,32 @@ class Engine:
     def clip(self, module: nn.Module, norm: float | None) -> float:
         """The norm of the gradients, which are made no longer than `norm`; None leaves them as they are."""
         if norm is None:
-            return self.norm([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
-        return float(self.accelerator.clip_grad_norm_(module.parameters(), norm))
+            return self.norm(module, [parameter.grad for parameter in module.parameters() if parameter.grad is not None])
+        with mixed(module):
+            return _number(self.accelerator.clip_grad_norm_(module.parameters(), norm))
 
     @torch.no_grad()
-    def norm(self, tensors: Sequence[torch.Tensor]) -> float:
-        """The norm of all numbers in these tensors together; no number if one of them is none."""
-        return float(nn.utils.get_total_norm(tensors))
+    def norm(self, module: nn.Module, tensors: Sequence[torch.Tensor]) -> float:
+        """The norm of all numbers in these tensors of a module together; no number if one of them is none."""
+        with mixed(module):
+            return _number(nn.utils.get_total_norm(tensors))
+
+    def step(self, optimizer: Any, module: nn.Module) -> None:
+        with mixed(module):
+            optimizer.step()
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
         """[world, ...] of the processes' tensors of one shape, with gradients: of what every process computes from it, the sum."""
         return _Gather.apply(x) if self.world > 1 else x[None]
+
+    @torch.no_grad()
+    def averaged(self, x: torch.Tensor) -> torch.Tensor:
+        """The mean of the processes' tensors of one shape, without gradients."""
+        if self.world > 1:
+            x = x.clone()
+            dist.all_reduce(x)
+            x /= self.world
+        return x
 
     def largest(self, number: int) -> int:
         """The largest of the processes' numbers."""
@@ -149,6 +176,13 @@ class Engine:
         dist.all_reduce(held, dist.ReduceOp.MAX)
         return int(held.item())
 
+    def fewest(self, numbers: Sequence[int]) -> list[int]:
+        """The smallest of the processes' numbers, place by place."""
+        held = torch.tensor(numbers, device=self.device)
+        if self.world > 1:
+            dist.all_reduce(held, dist.ReduceOp.MIN)
+        return held.tolist()
+
     @torch.no_grad()
     def share_buffers(self, module: nn.Module) -> None:
         """The first process's buffers (statistics of batch norms) in all of them."""
@@ -157,11 +191,21 @@ class Engine:
                 dist.broadcast(buffer, 0)
 
     @torch.no_grad()
+    def share_weights(self, module: nn.Module) -> None:
+        """The first process's parameters and buffers in all of them, however each of them started."""
+        if self.world > 1:
+            for parameter in module.parameters():
+                plain = parameter.contiguous()  # of one in channels_last, a copy
+                dist.broadcast(plain, 0)
+                parameter.copy_(plain)
+            self.share_buffers(module)
+
+    @torch.no_grad()
     def average_gradients(self, module: nn.Module) -> None:
         """The mean of the processes' gradients in all of them. A parameter that has none anywhere keeps none, as in one process."""
         if self.world == 1:
             return
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad and not is_sharded(parameter)]
         there = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.uint8, device=self.device)
         dist.all_reduce(there, dist.ReduceOp.MAX)
         waiting: list[nn.Parameter] = []
@@ -242,6 +286,34 @@ class Engine:
     def shared(self, value: Any) -> Any:
         """The first process's value, in all of them."""
         return broadcast_object_list([value])[0] if self.world > 1 else value
+
+    def everybodys(self, value: T) -> list[T]:
+        """The values of all processes, in the order of their ranks; anything that pickles."""
+        return gather_object([value]) if self.world > 1 else [value]
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What `work` gives in this process, once it is done in all of them; where it fails in one, none goes on.
+
+        `work` must not wait for another process itself. Without this, the others would wait in the next step for one that has left, until
+        somebody ends them.
+
+        Raises:
+            StoppedElsewhere: it failed in another process. What failed here is raised as it is.
+        """
+        if self.world == 1:
+            return work()
+        result, failed = None, None
+        try:
+            result = work()
+        except Exception as error:
+            failed = error
+        if self.any(failed is not None):
+            told = self.everybodys(None if failed is None else f"{type(failed).__name__}: {failed}")
+            if failed is not None:
+                raise failed
+            rank, why = next((rank, why) for rank, why in enumerate(told) if why is not None)
+            raise StoppedElsewhere(f"process {rank} of {self.world} stopped: {why}")
+        return result  # type: ignore[return-value]
 
     def to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {key: self._moved(value) if torch.is_tensor(value) else value for key, value in batch.items()}

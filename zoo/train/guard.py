@@ -33,7 +33,7 @@ class Guard:
     in_a_row: int = 0
     """Refused steps up to now since the last one that was taken: part of the state of a run."""
 
-    def __init__(self, module: nn.Module, engine: Engine, folder: Folder, *, policy: str, steps_per_epoch: int):
+    def __init__(self, module: nn.Module, engine: Engine, folder: Folder, policy: str, steps_per_epoch: int):
         self.module, self.engine, self.folder, self.policy = module, engine, folder, policy
         self.limit = min(_IN_A_ROW, steps_per_epoch)
         self._buffers = list(module.buffers())
@@ -48,7 +48,7 @@ class Guard:
 
     def refuses(self, loss: float, norm: float) -> bool:
         """Whether the loss of any process, the norm of the gradients or a statistic is no number."""
-        refused = self.engine.any(not math.isfinite(loss + norm + self.engine.norm(self._statistics)))
+        refused = self.engine.any(not math.isfinite(loss + norm + self.engine.norm(self.module, self._statistics)))
         self.in_a_row = self.in_a_row + 1 if refused else 0
         return refused
 
@@ -85,7 +85,7 @@ class Guard:
         """
         named = [*self.module.named_parameters(), *self.module.named_buffers()]
         watched = [parameter for parameter in self.module.parameters() if parameter.is_floating_point()] + self._statistics
-        if self.engine.any(not math.isfinite(self.engine.norm(watched))):
+        if self.engine.any(not math.isfinite(self.engine.norm(self.module, watched))):
             known = {id(tensor) for tensor in watched}
             bad = [name for name, tensor in named if id(tensor) in known and not tensor.isfinite().all()]
             raise FloatingPointError(

@@ -3,6 +3,7 @@
 What becomes of a row whose picture can not be read is decided where the row is read: see `broken.py`.
 """
 
+import math
 import multiprocessing
 import os
 import signal
@@ -188,10 +189,16 @@ def load(rows: PreparedRows, plan: Iterable[list[Key]], collate: Callable[[list[
 
 
 class InOrder:
-    """Every row once, in order: the plan of an evaluation. Each of `world` processes takes every world-th batch."""
+    """Every row once, in order: the plan of an evaluation. Each of `world` processes takes every world-th batch.
 
-    def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1):
-        firsts = range(rank * batch_size, size, batch_size * world)
+    Args:
+        fill: a process that has no batch in the last round takes the first one again, so that all of them have as many.
+    """
+
+    def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1, fill: bool = False):
+        firsts = list(range(rank * batch_size, size, batch_size * world))
+        if fill and len(firsts) < math.ceil(size / (batch_size * world)):
+            firsts.append(0)
         self.batches = [[(EVAL_EPOCH, row) for row in range(first, min(first + batch_size, size))] for first in firsts]
 
     def __len__(self) -> int:

@@ -38,6 +38,7 @@ from .measure import check_columns, evaluate
 from .optim import Schedule, create_optimizer
 from .randomness import deterministic, seed_everything
 from .sampler import Plan, balanced
+from .shard import load_optimizer, whole
 from .signals import Stopped, stop_signals
 from .task import Task
 from .tiny_maps import tiny_maps
@@ -108,10 +109,10 @@ class _Training:
         self.plan = Plan(len(train), config.batch_size, config.epochs, config.accumulate, config.seed, *places)
         settings = {**task.describe(), **config.settings(), **about, "rows": len(train), "processes": engine.world}
         self.settings = json.loads(json.dumps(settings))
-        self.out = Path(config.out) if config.out else None
-        self.folder = Folder(self.out, engine.is_main, held)
-        if self.out is not None:
-            may_write(self.out, config)
+        self.out = out = Path(config.out) if config.out else None
+        self.folder = engine.together(lambda: Folder(out, engine.is_main, held))
+        if out is not None:
+            engine.together(lambda: may_write(out, config))  # before the first process writes there
         self.workers = config.workers if config.workers is not None else 0 if engine.device.type == "cpu" else 4
         self.step, self.sums = 0, [0.0, 0.0]
         self.broken = BrokenFiles(config.broken, self.out / "broken.jsonl" if self.out else None, engine)
@@ -122,7 +123,7 @@ class _Training:
         if config.compile:
             engine.compile(task)
         engine.place(task)
-        self.guard = Guard(task.trainable_module, engine, self.folder, policy=config.nonfinite, steps_per_epoch=self.plan.steps_per_epoch)
+        self.shell: nn.Module | None = None  # of a sharded model: the whole one, to write it as others read it
         task.plan_freezing(config.unfreeze_at)
         self._set_up()
         self.grafted = any(hand_overs(self.model(False)))
@@ -138,39 +139,50 @@ class _Training:
             task.begin(config, self.engine.world)
         else:
             task.trainable_module.load_state_dict(saved[0]["model"])
+        self.engine.share_weights(task.trainable_module)
+        if config.sync_bn and self.engine.world > 1:
+            task.sync_batch_norms(self.engine)
         if config.ema is not None:
             task.setup_ema(decay=config.ema, use_warmup=True)
             if saved is not None:
                 unwrap_model(task.trainable_module_ema).load_state_dict(saved[0]["ema"])
+        if config.shard:
+            self.shell = copy.deepcopy(self.model(False)).cpu() if self.engine.is_main and self.engine.world > 1 else None
+            task.shard(config.shard, self.engine)
+        self.guard = Guard(task.trainable_module, self.engine, self.folder, config.nonfinite, self.plan.steps_per_epoch)
+        if saved is not None:
+            self.guard.in_a_row = saved[2].get("refused", 0)
         self.bare = create_optimizer(task.trainable_module, config)
         self.schedule = Schedule(self.bare, config, self.plan.steps)
         if saved is not None:
-            self.bare.load_state_dict(saved[1]["optimizer"])
+            load_optimizer(self.bare, saved[1]["optimizer"])
         task.begin_epoch(self.step // self.plan.steps_per_epoch)
         self.optimizer = self.engine.prepare(task, self.bare)
         if saved is not None and "scaler" in saved[1]:
             self.engine.accelerator.scaler.load_state_dict(saved[1]["scaler"])
 
-    def _last_checkpoint(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """(tensors, optimizer) to go on from; takes over its step and the log up to it."""
+    def _last_checkpoint(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None:
+        """(tensors, optimizer, state) to go on from; takes over its step and the log up to it."""
         if not self.config.resume or self.out is None:
             return None
-        saved = checkpoint.newest(self.folder.checkpoints) if self.folder.checkpoints else None
+        mine = self.folder.checkpoints  # None in all processes but the first
+        saved = self.engine.together(lambda: checkpoint.newest(mine) if mine else None)
         name = self.engine.shared(saved.path.name if saved else None)  # every process goes on from the one that the first found good
         if name is None:
             console.print(f"{self.out} has no checkpoint yet: starting from the beginning")
             return None
         tensors, optimizer, state = saved.contents if saved else checkpoint.read(self.out / "checkpoints" / name)
         if changed := _differences(self.settings, state["settings"]):
-            raise ValueError(f"resume: the run in {self.out} has other settings: {'; '.join(changed)}")
+            why = "; each process draws random numbers of its own, so another number of them would end with other weights"
+            told = "; ".join(changed) + (why if any(each.startswith("processes was") for each in changed) else "")
+            raise ValueError(f"resume: the run in {self.out} has other settings: {told}")
         for told in checkpoint.set_aside(saved) if saved else ():
             console.print(f"warning: {told}", highlight=False, soft_wrap=True)
         self.step, self.sums, self.broken.rows = state["step"], state["sums"], state.get("broken", 0)
-        self.guard.in_a_row = state.get("refused", 0)
         self.history = self.engine.shared(self.folder.keep_log_until(self.step))
         if self.step % self.plan.steps_per_epoch == 0 and not self.unmeasured:
             self.sums, self.broken.rows = [0.0, 0.0], 0
-        return tensors, optimizer
+        return tensors, optimizer, state
 
     def model(self, averaged: bool) -> nn.Module:
         return unwrap_model(self.task.get_trainable_module(ema=averaged))
@@ -188,20 +200,32 @@ class _Training:
     def save_checkpoint(self) -> None:
         self.guard.check_weights(self.step)
         self.broken.gather()
-        if self.folder.checkpoints is None:
+        if self.folder.checkpoints is None and not self.task.in_step:
             return
         began = time.monotonic()
-        tensors = {"model": self.model(False).state_dict(), **({"ema": self.model(True).state_dict()} if self.averages else {})}
-        optimizer = {"optimizer": self.bare.state_dict()}
+        tensors = {"model": self.weights(False), **({"ema": self.weights(True)} if self.averages else {})}
+        optimizer = {"optimizer": whole(self.bare.state_dict())}
+        if self.folder.checkpoints is None:
+            return
         if self.config.precision == "fp16":
             optimizer["scaler"] = self.engine.accelerator.scaler.state_dict()
         state = {"sums": self.sums, "broken": self.broken.rows, "refused": self.guard.in_a_row, "settings": self.settings}
         checkpoint.write(self.folder.checkpoints, self.step, tensors, optimizer, state)
         self.saving += time.monotonic() - began
 
+    def weights(self, averaged: bool) -> dict[str, Any]:
+        """The state of the model; of a sharded one put together, for which all processes must ask."""
+        return whole(self.model(averaged).state_dict())
+
     def save_model(self) -> None:
+        model = self.model(self.averages)
+        if self.task.in_step:
+            weights = self.weights(self.averages)
+            if self.shell is not None:
+                self.shell.load_state_dict(weights)
+                model = self.shell
         if self.folder.out is not None:
-            self.task.save(self.folder.out, self.model(self.averages), self.settings)
+            self.task.save(self.folder.out, model, self.settings)
 
     def best(self) -> dict[str, Any] | None:
         """The metrics of the first epoch that none was better than; a function of the log, so that it is the same after a restart."""
@@ -284,9 +308,9 @@ class _Training:
         with progress(len(steps), f"epoch {epoch + 1}/{plan.epochs}") as advance:
             for step in steps:
                 asked = time.monotonic()
-                micro = [next(batches) for _ in range(config.accumulate)]
+                micro = engine.together(lambda: [self.taken(next(batches)) for _ in range(config.accumulate)])
                 waited += time.monotonic() - asked
-                loss = self.take(step, [self.taken(batch) for batch in micro])
+                loss = self.take(step, micro)
                 self.step = step + 1
                 if loss is not None:
                     self.sums = [self.sums[0] + loss, self.sums[1] + 1]
@@ -310,7 +334,7 @@ class _Training:
             if caught and engine.world == 1:  # the checkpoint is there; of several processes, the others wait for the end
                 raise self.stopped(caught)
 
-        if self.eval is not None and engine.is_main:
+        if self.eval is not None:
             how: dict[str, Any] = {"engine": engine, "workers": self.workers, "broken": config.broken, "tell": self.broken.tell}
             measured = evaluate(self.task, self.eval, model=self.model(self.averages), before_batch=cut, **how)
             metrics |= {"eval_loss" if key == "loss" else key: value for key, value in measured.items()}
@@ -344,7 +368,7 @@ class _Training:
             return None
         if engine.scales and config.clip_grad is not None:
             engine.clip(task.trainable_module, config.clip_grad)  # not before: the scaler may not be touched in a step that is skipped
-        self.optimizer.step()
+        engine.step(self.optimizer, task)
         self.optimizer.zero_grad()
         task.after_step()
         task.update_ema(step)

@@ -1,5 +1,10 @@
-"""A task's model measured over a split, as the loop does after every epoch."""
+"""A task's model measured over a split, as the loop does after every epoch.
 
+Several processes share the batches out, and what the model makes of each goes to all of them, in the order of the batches. So every process
+has the numbers of one process with all rows, none counts a row twice, and none waits for another until its patience is at an end.
+"""
+
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
@@ -55,24 +60,33 @@ def evaluate(
     engine.place(task)
     was_training = model.training
     model.eval()
-    plan = InOrder(len(split), batch_size or 2 * task.default_batch_size)
+    engine.share_buffers(model)
+    size = batch_size or 2 * task.default_batch_size
+    plan = InOrder(len(split), size, engine.rank, engine.world, fill=task.in_step)
     rows = PreparedRows(split, task.prepare(False), 0, broken=EVALUATED[broken], holes=task.holes)
     loader = load(rows, plan, task.collate, workers=workers, pin=engine.device.type == "cuda")
     found: list[Broken] = []
 
-    def batches(read: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in tracked(read, len(plan), what):
+    def outputs(read: Iterator[Batch]) -> Iterator[dict[str, torch.Tensor]]:
+        total = math.ceil(len(split) / size)
+        for first in tracked(range(0, total, engine.world), math.ceil(total / engine.world), what):
             if before_batch is not None:
                 before_batch()
-            found.extend(batch.pop("broken", ()))
-            if batch:
-                yield engine.to_device(batch)
-        if len(lost := {each.row for each in found}) == len(split):
-            raise ValueError(f"none of the {len(lost):,} eval rows can be read; the first: {found[0].path}: {found[0].why}")
+            batch = engine.together(lambda: next(read, None))
+            mine = first + engine.rank < total  # else it is there for the company
+            lost = batch.pop("broken", ()) if batch is not None else ()
+            found.extend(lost if mine else ())
+            made = task.outputs(engine.to_device(batch), model) if batch else None
+            if engine.world > 1:
+                made = {name: each.cpu() for name, each in made.items()} if made is not None and mine else None
+            yield from (engine.to_device(each) for each in engine.everybodys(made) if each is not None)
+        found[:] = engine.every(found)
+        if len({each.row for each in found}) == len(split):
+            raise ValueError(f"none of the {len(split):,} eval rows can be read; the first: {found[0].path}: {found[0].why}")
 
     try:
         with engine.autocast(), closing(stream(loader)) as read:
-            metrics = task.evaluate(batches(read), model, split)
+            metrics = task.measure(outputs(read), split)
     finally:
         model.train(was_training)
         if was_training:

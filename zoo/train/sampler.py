@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def rows_per_step(self) -> int:
-        return min(self.size, self.batch_size * self.accumulate * self.world)
+        return min(self.size // self.world * self.world, self.batch_size * self.accumulate * self.world)  # as many for each process
 
     @property
     def steps_per_epoch(self) -> int:

@@ -22,6 +22,8 @@ from .engine import Engine
 from .freeze import Frozen
 from .loader import Batch
 from .preprocess import Preprocess
+from .shard import mixed
+from .sync_bn import sync_batch_norms
 
 
 class Task(TrainingTask):
@@ -44,6 +46,8 @@ class Task(TrainingTask):
     """The share of all steps that is done; the loop sets it before each step, for losses that warm up."""
     frozen: Frozen | None = None
     """Parts that do not learn, or not yet."""
+    in_step: bool = False
+    """Whether all processes must run the model equally often, because they talk to each other inside it."""
 
     def __init__(self, module: nn.Module, *, freeze_bn: bool = False):
         super().__init__(verbose=False)
@@ -94,6 +98,25 @@ class Task(TrainingTask):
             gc.collect()  # the old one must leave its hooks
             self.prepare_distributed(**self._distributed)
 
+    def sync_batch_norms(self, engine: Engine) -> None:
+        """Let batch norms take their statistics over the rows of all processes."""
+        sync_batch_norms(self.trainable_module, engine.device)
+
+    def shard(self, modalities: Sequence[str], engine: Engine) -> None:
+        """Cut towers into shards, one a process.
+
+        Raises:
+            ValueError: the task has none that can be.
+        """
+        raise ValueError(
+            "shard: a classifier is one convolutional network, small enough for every process (B7: 66 M parameters), and its batch norms "
+            "are not sharded; it trains in several processes without"
+        )
+
+    def update_ema(self, step: int | None = None) -> None:
+        with mixed(self):
+            super().update_ema(step)
+
     def check(self, split: Split, which: str) -> None:
         """Whether rows can be used.
 
@@ -139,14 +162,18 @@ class Task(TrainingTask):
                 with engine.autocast():
                     loss = self.batch_loss(batch) * (len(batch["index"]) / rows)
                 engine.backward(loss)
-            total += loss.detach()
-        return total
+            total = total + loss.detach()
+        return engine.averaged(total)
 
     def after_step(self) -> None:
         """Called after every optimizer step."""
 
-    def evaluate(self, batches: Iterable[Batch], model: nn.Module, split: Split) -> dict[str, Any]:
-        """Metrics of `model` over the batches, which hold every row of the split once, in order; as JSON."""
+    def outputs(self, batch: Batch, model: nn.Module) -> dict[str, torch.Tensor]:
+        """What `model` makes of one batch: all of it that is measured, small enough to travel between processes."""
+        raise NotImplementedError
+
+    def measure(self, outputs: Iterable[dict[str, torch.Tensor]], split: Split) -> dict[str, Any]:
+        """Metrics from the outputs of all batches, which hold every row of the split once, in order; as JSON."""
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
