@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 TRAIN, EVAL = ("openmoji", "twemoji"), "noto"
 RECIPE: dict[str, Any] = {"augment": "draw", "head": {"image": "stages"}, "embed_dim": 256}
 TEXT = "bag"
-CONFIG = zoo.TrainConfig(epochs=10, batch_size=128, lr=5e-3)
+CONFIG = zoo.TrainConfig(epochs=7, batch_size=128, lr=5e-3)
 WAYS = ("text->image", "image->text")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.train import Stopped, loop
+from zoo.train import Stopped, checkpoint, loop
 
 MODEL = "effnet_cbam_test"
 SCORES = (60.0, 80.0, 70.0, 80.0, 75.0, 90.0)  # the second is the best for three epochs
@@ -95,11 +95,11 @@ def test_the_best_needs_an_evaluation(data):
 
 def test_a_run_of_older_settings_goes_on(data, tmp_path):
     fit(data, tmp_path, epochs=1)
-    (state,) = tmp_path.glob("checkpoints/*/state.json")
-    saved = json.loads(state.read_text())
+    folder = tmp_path / "checkpoints"
+    tensors, optimizer, state = checkpoint.newest(folder).contents
     for key in ("patience", "sample", "layer_decay", "unfreeze_at", "freeze", "init"):
-        del saved["settings"][key]
-    state.write_text(json.dumps(saved))
+        del state["settings"][key]
+    checkpoint.write(folder, state.pop("step"), tensors, optimizer, state)
     fit(data, tmp_path, epochs=1, resume=True)
     with pytest.raises(ValueError, match="patience was None and is 3"):
         fit(data, tmp_path, epochs=1, patience=3, resume=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -174,7 +175,7 @@ def test_a_mask_of_infinities_is_no_statistic():
             self.norm = torch.nn.BatchNorm1d(2)
 
     engine = zoo.train.engine.Engine("cpu")
-    guard = Guard(Masked(), engine, zoo.train.folder.Folder(None, True), policy="stop", steps_per_epoch=5)
+    guard = Guard(Masked(), engine, zoo.train.folder.Folder(None, True, ExitStack()), policy="stop", steps_per_epoch=5)
     guard.keep()
     assert not guard.refuses(1.0, 1.0) and guard.refuses(float("nan"), 1.0)
     guard.module.norm.running_var[0] = float("inf")  # finite losses can come of that: all is divided away

@@ -74,6 +74,7 @@ def test_a_worker_leaves_the_signals_of_others_to_its_parent(monkeypatch, guarde
     """torchrun and schedulers send SIGTERM to the workers too; the parent, which gets it as well, still wants to finish its step."""
     if not guarded:
         monkeypatch.setattr("zoo.train.loader._leave_signals_to_the_parent", lambda worker: None)
+        monkeypatch.setattr("zoo.train.loader._started", iter)
     rows = PreparedRows(Split(20, read, ("x",)), noisy, seed=5)
     before = set(multiprocessing.active_children())
     with closing(stream(load(rows, Plan(20, 4, 2, seed=5), collate, workers=2, pin=False))) as batches:

@@ -140,12 +140,24 @@ class Batches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch, found in self.loader:
+        return self._told(_started(self.loader))  # the workers begin here, not with the first batch that is asked for
+
+    def _told(self, read: Iterator[tuple[Batch, list[Broken]]]) -> Iterator[Batch]:
+        for batch, found in read:
             if found and self.broken == "raise":
                 raise found[0].error()
             if found:
                 batch["broken"] = found
             yield batch
+
+
+def _started(loader: DataLoader) -> Iterator[Any]:
+    """Its iterator; SIGTERM waits until the workers, which are born without ears for it, know what to make of it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
