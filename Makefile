@@ -1,17 +1,25 @@
 # make demo: the whole story in a few minutes.   make test: what CI runs.   make lint: style and types.   make test-long: the slow tests.
+# make test-faults: trainings that are killed, stopped and fed with NaN must end as if nothing had happened.
+# make test-distributed: trainings in two and four processes.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long lint clean
+.PHONY: demo test test-long test-faults test-distributed lint clean
 
 demo: .venv/demo
 	$(BIN)/zoo demo --overwrite
 
 test: .venv/test
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long and not distributed and not faults"
 
 test-long: .venv/test
 	$(BIN)/python -m pytest -m long
+
+test-faults: .venv/test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults tests/faults
+
+test-distributed: .venv/test
+	$(BIN)/python -m pytest -m distributed
 
 lint: .venv/lint
 	$(BIN)/ruff check .

@@ -36,7 +36,7 @@ HEADS = Registry("head", group="effnet_zoo.heads")
 """Features to joint space: `cls(in_features, embed_dim, **own)` maps `[B, in_features]` to `[B, embed_dim]`, not normalised.
 
 With `reads = "map"` a head is given what the tower's `forward_features` makes: a map `[B, in_features, H, W]` of any size, or tokens
-`[B, N, in_features]`.
+`[B, N, in_features]`. With `reads = "stages"` it is given the means of the last stages' maps, side by side.
 """
 
 LOSSES = Registry("loss", group="effnet_zoo.losses")

@@ -38,6 +38,10 @@ GIVEN_OBJECTS = {"zoo.train", "zoo.evaluate"}  # names become objects in zoo.bui
 OUTSIDE = {"torch", "einops", "timm.layers"}  # what a shelf entry is made of
 ALSO = {
     "zoo/attention/se.py": {"timm.models._efficientnet_blocks"},  # `se` is timm's own EfficientNet gate, key for key
+    "zoo/datasets/shards.py": {"braceexpand"},  # webdataset's, for names such as train-{0..9}.tar
+    "zoo/datasets/hf": {"datasets"},  # Hugging Face's, which zoo.datasets.hf reads
+    "zoo/datasets/timm_data.py": {"torchvision.datasets"},  # of which timm gives some
+    "zoo/datasets/forward_shards.py": {"webdataset"},
     "zoo/datasets/": {"numpy", "PIL", "matplotlib", "pyarrow", "sklearn", "timm.data"},  # pictures, tables and fonts come before tensors
     "zoo/towers/": {"tokenizers", "numpy"},  # a text tower brings its vocabulary; raw values come before tensors
     "zoo/towers/sound.py": {"scipy", "soundfile"},  # sound files come before tensors too

@@ -4,7 +4,8 @@
 
 Towers are keyed by modality and losses by pair, so that a third modality is one more key and a batch may lack any of them. A tower is what
 maps its tensor to `[B, num_features]`: a timm model without its classifier for pictures, an entry of `registry.TOWERS` for the rest. A head
-that reads maps (`reads = "map"`) is given the tower's `forward_features` instead.
+that reads maps (`reads = "map"`) is given the tower's `forward_features` instead, one that reads stages (`reads = "stages"`) the means of
+the last stages' maps, of timm's `forward_intermediates`.
 
 Every pair has its own scale and bias: what is far apart for pictures and texts is not for pictures and tables. The logit scale s is a
 logarithm, is learned, and stays in [0, ln 100]: CLIP, Radford et al., arXiv 2103.00020.
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from registry import UnknownName, nearest
 
 _MAX_LOGIT_SCALE = math.log(100)
+_STAGES = 3  # whose maps are read: an 8th, a 16th and a 32nd of the picture's side in an EfficientNet
 
 Loss = Callable[..., Tensor]
 
@@ -40,8 +42,28 @@ def features_of(tower: nn.Module) -> int:
     return int(getattr(tower, "head_hidden_size", None) or tower.num_features)  # type: ignore[arg-type]
 
 
-def reads_map(head: nn.Module | type[nn.Module]) -> bool:
-    return getattr(head, "reads", "vector") == "map"
+def reads(head: nn.Module | type[nn.Module]) -> str:
+    """What a head is given: "vector", "map" or "stages"."""
+    return getattr(head, "reads", "vector")
+
+
+NAMES = {"vector": "vectors", "map": "feature maps", "stages": "the means of stages"}
+_GIVEN_BY = {"vector": "forward", "map": "forward_features", "stages": "forward_intermediates"}
+
+
+def can_give(tower: nn.Module, what: str) -> bool:
+    return callable(getattr(tower, _GIVEN_BY[what], None))
+
+
+def width_for(tower: nn.Module, what: str) -> int:
+    """The width of what a tower gives to a head that reads this.
+
+    Raises:
+        ValueError: it does not say.
+    """
+    if what == "stages":
+        return sum(each["num_chs"] for each in list(tower.feature_info)[-_STAGES:])  # type: ignore[arg-type]  # timm's
+    return int(tower.num_features) if what == "map" else features_of(tower)  # type: ignore[arg-type]
 
 
 def check_pairs(pairs: Sequence[tuple[str, str]], modalities: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -68,8 +90,8 @@ def _width(tower: nn.Module, head: nn.Module) -> int:
     """The width of what the head makes; asked of a copy, since a forward pass may touch the statistics and the random state."""
     probe = copy.deepcopy(head).eval()
     like = next(probe.parameters(), torch.empty(0))
-    width = features_of(tower)
-    shape = (1, int(tower.num_features), 2, 2) if reads_map(head) else (1, width)  # type: ignore[arg-type]
+    what = reads(head)
+    shape = (1, width_for(tower, what), *((2, 2) if what == "map" else ()))
     return probe(torch.zeros(shape, device=like.device, dtype=like.dtype)).shape[-1]
 
 
@@ -115,9 +137,9 @@ class JointEmbedding(nn.Module):
                 raise ValueError(f"modality {name!r}: expected letters, digits and underscores, no digit first")
             if name in dir(nn.ModuleDict):
                 raise ValueError(f"modality {name!r}: the name is taken by torch.nn.ModuleDict")
-            if reads_map(heads[name]) and not callable(getattr(towers[name], "forward_features", None)):
+            if not can_give(towers[name], what := reads(heads[name])):
                 raise ValueError(
-                    f"the head of {name} ({type(heads[name]).__name__}) reads feature maps, and its tower has none; take linear"
+                    f"the head of {name} ({type(heads[name]).__name__}) reads {NAMES[what]}, and its tower has none; take linear"
                 )
         widths = {name: _width(towers[name], heads[name]) for name in towers}
         if len(set(widths.values())) > 1:
@@ -207,10 +229,14 @@ class JointEmbedding(nn.Module):
         return {name: self.project(name, self.features(name, batch[name])) for name in self.modalities if name in batch}
 
     def features(self, name: str, x: Tensor) -> Tensor:
-        """What the tower of a modality gives to its head: `[B, num_features]`, or a map."""
-        tower = self.towers[name]
+        """What the tower of a modality gives to its head: `[B, num_features]`, a map, or the means of its stages' maps."""
+        tower: Any = self.towers[name]
+        what = reads(self.heads[name])
         with torch.set_grad_enabled(torch.is_grad_enabled() and name not in self.frozen):
-            return tower.forward_features(x) if reads_map(self.heads[name]) else tower(x)  # type: ignore[operator]
+            if what == "stages":
+                maps = tower.forward_intermediates(x, indices=_STAGES, intermediates_only=True)
+                return torch.cat([each.mean((2, 3)) for each in maps], dim=1)
+            return tower.forward_features(x) if what == "map" else tower(x)
 
     def project(self, name: str, features: Tensor) -> Tensor:
         """Features of a modality into the joint space: `[B, D]` of unit length."""

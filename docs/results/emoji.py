@@ -2,7 +2,7 @@
 
     python docs/results/emoji.py manifest EMOJI_FOLDER emoji.csv           one line a picture: what `zoo train --data` reads
     python docs/results/emoji.py start LITE0_WEIGHTS start                 real weights with CBAM grafted in: what `image=start/` reads
-    python docs/results/emoji.py run emoji.csv start [--seeds 3]           the table; a result that emoji.json holds is not computed again
+    python docs/results/emoji.py run emoji.csv start [--seeds 3] [--jobs 2]   the table; what emoji.json holds is not computed again
 
 EMOJI_FOLDER holds emoji.csv and a folder of 72 x 72 pictures a vendor. A name is a row's caption; pictures that a vendor draws alike for
 several emoji have one id, so that any of them counts as found. LITE0_WEIGHTS are of timm's `tf_efficientnet_lite0` without its classifier.
@@ -12,10 +12,14 @@ import argparse
 import csv
 import json
 import math
+import multiprocessing
+import os
 import platform
 import statistics
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,9 +33,9 @@ from zoo.train.randomness import seed_everything
 
 HERE = Path(__file__).parent
 TRAIN, EVAL = ("openmoji", "twemoji"), "noto"
-SIZE = 96
-RECIPE: dict[str, Any] = {"img_size": SIZE, "augment": "draw", "embed_dim": 256}  # --img-size 96 --augment draw --embed-dim 256
-CONFIG = zoo.TrainConfig(epochs=40, batch_size=64, lr=1e-3)  # --epochs 40 --batch-size 64 --lr 1e-3
+RECIPE: dict[str, Any] = {"augment": "draw", "head": {"image": "stages"}, "embed_dim": 256}
+TEXT = "bag"
+CONFIG = zoo.TrainConfig(epochs=7, batch_size=128, lr=5e-3)
 WAYS = ("text->image", "image->text")
 
 
@@ -68,33 +72,55 @@ def open_clip_loss(a: torch.Tensor, b: torch.Tensor, *, logit_scale: torch.Tenso
 open_clip_loss.init_logit_scale = math.log(1 / 0.07)  # type: ignore[attr-defined]  # open_clip's; clamped to ln 100 after each step, as ours
 open_clip_loss.init_logit_bias = None  # type: ignore[attr-defined]
 
-RUNS: dict[str, tuple[str, Any]] = {  # what -> the image tower ("start": the folder of that name), and the loss
-    "real weights, CBAM grafted in": ("start", "clip"),
-    "real weights, CBAM grafted in, open_clip's loss": ("start", open_clip_loss),
-    "from scratch": ("effnet_cbam_b0", "clip"),
-    "from scratch, open_clip's loss": ("effnet_cbam_b0", open_clip_loss),
+
+@dataclass(frozen=True)
+class Recipe:
+    image: str  # a tower's name; "start" is the folder that `start` writes
+    loss: Any
+    img_size: int
+    part_lr: Mapping[str, float] | None = None
+
+
+REAL = Recipe("start", "siglip", 96, {"towers.image": 3e-4})
+SCRATCH = Recipe("effnet_cbam_b0", "siglip", 64)
+RUNS = {
+    "real weights, CBAM grafted in": REAL,
+    "real weights, CBAM grafted in, open_clip's loss": replace(REAL, loss=open_clip_loss),
+    "from scratch": SCRATCH,
+    "from scratch, open_clip's loss": replace(SCRATCH, loss=open_clip_loss),
 }
 
 
-def trained(data: Any, image: str, loss: Any, seed: int) -> dict[str, float]:
-    """One run: what `zoo train image=... text=transformer --data emoji.csv` does with RECIPE and CONFIG."""
+def trained(manifest: Path, start: Path, what: str, seed: int, threads: int) -> dict[str, float]:
+    """One run, in a process of its own: what the command of the page does."""
+    torch.set_num_threads(threads)
+    data = zoo.open_data(manifest)
+    recipe = RUNS[what]
     seed_everything(seed)
-    task = zoo.create_task({"image": image, "text": "transformer"}, data, loss=loss, **RECIPE)
+    image = f"{start.resolve()}/" if recipe.image == "start" else recipe.image
+    task = zoo.create_task({"image": image, "text": TEXT}, data, loss=recipe.loss, img_size=recipe.img_size, **RECIPE)
     began = time.monotonic()
-    metrics = zoo.fit(task, data.train, None, replace(CONFIG, seed=seed))
+    metrics = zoo.fit(task, data.train, None, replace(CONFIG, part_lr=recipe.part_lr, seed=seed))
     minutes = (time.monotonic() - began) / 60
     found = zoo.evaluate(task, data.eval)
     return {"minutes": minutes, "loss": metrics["loss"], **{way: found[way]["R@1"] for way in WAYS}}
 
 
-def write(found: dict[str, dict[str, float]], seeds: int, rows: int) -> None:
+def write(found: dict[str, dict[str, float]], seeds: int, rows: int, threads: int) -> None:
     lines = [
         "# Emoji of a vendor that was never seen",
         "",
-        f"`python docs/results/emoji.py run emoji.csv start --seeds {seeds}`: pictures of {' and '.join(TRAIN)} and their names,",
-        f"{SIZE} pixels, {CONFIG.epochs} epochs; then R@1 in percent over all {rows:,} pictures of {EVAL}, names to pictures and",
-        "pictures to names. open_clip's loss is its `ClipLoss`, without ids, its logit scale started and clamped as its trainer does;",
-        "towers, data, seeds and steps are the same.",
+        f"Trained on the pictures of {' and '.join(TRAIN)} and their names; then R@1 in percent over all {rows:,} pictures of {EVAL},",
+        "names to pictures and pictures to names. A picture that the vendor drew for several emoji counts as found for each of them.",
+        "",
+        f"`python docs/results/emoji.py run emoji.csv start --seeds {seeds}` (how to make the two is in its first lines). A run is",
+        "",
+        f"    zoo train image=start/ text={TEXT} --data emoji.csv --head image=stages --loss {REAL.loss} --augment draw \\",
+        f"        --img-size {REAL.img_size} --epochs {CONFIG.epochs} --batch-size {CONFIG.batch_size} --lr {CONFIG.lr:g} \\",
+        f"        --tower-lr image={(REAL.part_lr or {})['towers.image']:g} --out runs/emoji",
+        "",
+        f"and from scratch `image={SCRATCH.image}`, {SCRATCH.img_size} pixels, without `--tower-lr`. open_clip's loss is its `ClipLoss`,",
+        "without ids, its logit scale started and clamped as its trainer does; towers, data, seeds and steps are the same.",
         "",
         "| run | name -> picture, median | each seed | picture -> name, median | each seed | minutes |",
         "|---|---|---|---|---|---|",
@@ -106,21 +132,23 @@ def write(found: dict[str, dict[str, float]], seeds: int, rows: int) -> None:
             cells = [f"{statistics.median(way):.1f} | {', '.join(f'{each:.1f}' for each in way)}" for way in ways]
             lines.append(f"| {what} | {' | '.join(cells)} | {statistics.median(each['minutes'] for each in of_seeds):.0f} |")
     packages = ", ".join(f"{package} {version(package)}" for package in ("effnet-zoo", "torch", "timm", "open_clip_torch"))
-    lines += ["", f"{packages}, Python {platform.python_version()}, {platform.machine()} CPU, {torch.get_num_threads()} threads, float32."]
+    lines += ["", f"{packages}, Python {platform.python_version()}, {platform.machine()} CPU, threads of a run: {threads}, float32."]
     (HERE / "emoji.md").write_text("\n".join(lines) + "\n")
 
 
-def run(manifest: Path, start: Path, seeds: int) -> None:
+def run(manifest: Path, start: Path, seeds: int, jobs: int) -> None:
     file = HERE / "emoji.json"
     found: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.exists() else {}
-    data = zoo.open_data(manifest)
-    for seed in range(seeds):
-        for what, (image, loss) in RUNS.items():
-            if f"{what} {seed}" not in found:
-                found[f"{what} {seed}"] = trained(data, f"{start.resolve()}/" if image == "start" else image, loss, seed)
-                file.write_text(json.dumps(found, indent=0) + "\n")
-                print(f"{what}, seed {seed}: {found[f'{what} {seed}']}", flush=True)
-    write(found, seeds, len(data.eval))
+    asked = [(what, seed) for seed in range(seeds) for what in RUNS if f"{what} {seed}" not in found]
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(trained, manifest, start, what, seed, threads): (what, seed) for what, seed in asked}
+        for done in as_completed(waiting):
+            what, seed = waiting[done]
+            found[f"{what} {seed}"] = done.result()
+            file.write_text(json.dumps(found, indent=0) + "\n")
+            print(f"{what}, seed {seed}: {found[f'{what} {seed}']}", flush=True)
+    write(found, seeds, len(zoo.open_data(manifest).eval), threads)
 
 
 def main() -> None:
@@ -131,13 +159,14 @@ def main() -> None:
         for word in words:
             each.add_argument(word, type=Path)
     verbs.choices["run"].add_argument("--seeds", type=int, default=3)
+    verbs.choices["run"].add_argument("--jobs", type=int, default=1)
     asked = parser.parse_args()
     if asked.verb == "manifest":
         write_manifest(asked.folder, asked.out)
     elif asked.verb == "start":
         write_start(asked.weights, asked.out)
     else:
-        run(asked.manifest, asked.start, asked.seeds)
+        run(asked.manifest, asked.start, asked.seeds, asked.jobs)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import importlib
 import torch
 
 from zoo.deploy import Cost, LossCost, LossMeasured, Measured, Spread
+from zoo.deploy.train_speed import TrainMeasured, TrainRatio, TrainSide
 
 bench = importlib.import_module("zoo.cli.bench")
 
@@ -97,7 +98,7 @@ def test_losses_table(zoo, monkeypatch):
 def test_mistakes(mistake):
     assert "'cbam'" in mistake("bench", "attention", "cbma", *SMALL)
     assert "did you mean 'zoo bench attention cbam'?" in mistake("bench", "cbam")
-    assert "zoo bench measures attention and loss, not 'atention'; did you mean 'attention'?" in mistake("bench", "atention")
+    assert "zoo bench measures attention, loss and train, not 'atention'; did you mean 'attention'?" in mistake("bench", "atention")
     assert "take larger pictures" in mistake("bench", "attention", "cbam", *SMALL)
     assert "did you mean 'zoo bench loss clip'?" in mistake("bench", "clip")
     assert "did you mean 'zoo bench attention triplet' or 'zoo bench loss triplet'?" in mistake("bench", "triplet")
@@ -107,3 +108,21 @@ def test_mistakes(mistake):
 def test_each_kind_has_its_own_options(zoo):
     said = zoo("bench", "loss", "clip", "--img-size", "32")
     assert said.code == 2 and "--img-size" in said.err
+
+
+def test_train_beside_timm(zoo, monkeypatch):
+    side = {"ours": TrainSide(20.0, 30.0, 0.05), "timm": TrainSide(10.0, 20.0, 0.1)}
+    measured = TrainMeasured(side, {"timm": TrainRatio(Spread(1.9, 2.0, 2.1), Spread(1.4, 1.5, 1.6))})
+    asked = []
+    monkeypatch.setattr(bench, "bench_train", lambda **given: asked.append(given) or measured)
+    monkeypatch.setattr(bench.console, "_width", 140)
+    said = zoo("bench", "train", "--batch-size", "8", "--img-size", "32", "--recompute")
+    assert said.code == 0 and asked[0]["batch_size"] == 8 and asked[0]["recompute"] is True
+    row = next(line for line in said.out.splitlines() if line.startswith("│ timm"))
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        *("timm", "10.0", "2.00 (1.90-2.10)"),
+        *("20.0", "1.50 (1.40-1.60)", "10.0%"),
+    ]
+    told = zoo("bench", "train", "--json").json
+    assert told["command"].startswith("zoo bench train --model effnet_cbam_b0 --batch-size 16 --img-size 224 --workers 0 ")
+    assert told["ratios"]["timm"]["wall"]["median"] == 2.0 and told["sides"]["ours"]["waiting"] == 0.05

@@ -360,3 +360,40 @@ def test_ctrl_c_saves_and_resume_ends_with_the_same_weights(zoo, disk, tmp_path)
 )
 def test_an_option_of_the_other_kind_is_refused(train_mistake, words, says):
     assert says in train_mistake(*words)
+
+
+def test_transfer_options_arrive(zoo, classifier, disk, tmp_path):
+    words = ("--init", classifier, "--freeze", "stem,blocks.0-1", "--unfreeze-at", "2", "--layer-decay", "0.75", "--sample", "balanced")
+    words += ("--mean", "0.5", "--std", "0.4,0.5,0.6", "--teacher", classifier, "--distill-alpha", "0.3", "--distill-temperature", "4")
+    words += ("--patience", "5", "--img-size", "32", "--batch-size", "12", "--epochs", "2")
+    said = zoo("train", "effnet_cbam_test", "--data", disk.manifest, "--out", tmp_path / "run", *words)
+    assert said.code == 0, said.err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    written, mean, std = config["zoo"], config["pretrained_cfg"]["mean"], config["pretrained_cfg"]["std"]
+    expected = {"init": str(classifier), "freeze": ["stem", "blocks.0-1"], "unfreeze_at": 2, "layer_decay": 0.75, "sample": "balanced"}
+    expected |= {"teacher": str(classifier), "distill_alpha": 0.3, "distill_temperature": 4.0, "patience": 5}
+    assert {key: written[key] for key in expected} == expected and mean == [0.5] * 3 and std == [0.4, 0.5, 0.6]
+    assert zoo("eval", tmp_path / "run" / "best", "--json").json["rows"] == 8
+
+
+def test_find_lr_trains_nothing(zoo, disk, tmp_path, classifier):
+    said = zoo("train", "effnet_eca_test", "--data", disk.manifest, "--img-size", "32", "--batch-size", "8", "--find-lr")
+    assert said.code == 0 and "suggested: " in said.err and "loss" in said.out + said.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (("--freeze", "trnk"), "trunk"),
+        (("--unfreeze-at", "1"), "between 2 and"),
+        (("--mean", "a"), "one number or three"),
+        (("--std", "0"), "one number or three"),
+        (("--init", "nothing.safetensors"), "no such file"),
+        (("--distill-alpha", "0.3"), "give --teacher as well"),
+        (("--layer-decay", "2"), "a factor in"),
+        (("--sample", "odd"), "expected one of all, balanced"),
+    ],
+)
+def test_transfer_mistakes(train_mistake, words, told):
+    assert told in train_mistake("effnet_cbam_test", *words)

@@ -181,7 +181,7 @@ def test_no_rows(folder, text):
 
 
 def test_too_few_columns(folder):
-    expected = "expected two or more of: image (or filepath), caption (or title, text), label, columns of your own; optional id, split"
+    expected = "expected two or more of: image (or filepath), caption (or title, text), label(s), columns of your own; optional id, split"
     assert _refused(folder / "m.csv", "file,split\na,train\n") == f"the columns are file, split; {expected}"
     assert _refused(folder / "m.csv", "image,id\na,b\n") == f"the columns are image, id; {expected}"
     assert _refused(folder / "m.csv", "image;label\na;b\n") == f"the columns are image;label; {expected}"

@@ -97,3 +97,17 @@ def test_a_cut_off_file_passes_the_header_and_fails_to_decode(tmp_path):
     check_picture(tmp_path / "cut.jpg")
     with pytest.raises(ValueError, match=r"cut\.jpg: .*truncated"):
         read_picture(tmp_path / "cut.jpg")
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])
+def test_of_an_animation_the_first_frame(tmp_path, name):
+    frames = [Image.new("RGB", (4, 3), colour) for colour in ("red", "blue", "lime")]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
+    with Image.open(tmp_path / name) as opened:
+        assert opened.n_frames == 3
+    assert (_pixels(tmp_path / name) == (255, 0, 0)).all()
+
+
+def test_cmyk_as_printers_write_it(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
+    assert np.abs(_pixels(tmp_path / "a.jpg").astype(int) - (255, 0, 0)).max() <= 3

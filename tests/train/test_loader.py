@@ -1,11 +1,15 @@
+import multiprocessing
 import random
+import subprocess
+import time
+from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
 
 from zoo.datasets import Split
-from zoo.train.loader import InOrder, PreparedRows, load
+from zoo.train.loader import InOrder, PreparedRows, load, stream
 from zoo.train.randomness import seed_everything, seeded
 from zoo.train.sampler import Plan
 
@@ -63,3 +67,51 @@ def test_loading_draws_nothing_from_the_global_generator():
 def test_in_order_takes_every_row_once(world):
     taken = [row for rank in range(world) for batch in InOrder(11, 4, rank, world) for _, row in batch]
     assert sorted(taken) == list(range(11))
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_worker_leaves_the_signals_of_others_to_its_parent(monkeypatch, guarded):
+    """torchrun and schedulers send SIGTERM to the workers too; the parent, which gets it as well, still wants to finish its step."""
+    if not guarded:
+        monkeypatch.setattr("zoo.train.loader._leave_signals_to_the_parent", lambda worker: None)
+        monkeypatch.setattr("zoo.train.loader._started", iter)
+    rows = PreparedRows(Split(20, read, ("x",)), noisy, seed=5)
+    before = set(multiprocessing.active_children())
+    with closing(stream(load(rows, Plan(20, 4, 2, seed=5), collate, workers=2, pin=False))) as batches:
+        next(batches)
+        workers = set(multiprocessing.active_children()) - before
+        assert len(workers) == 2
+        for number in ("-TERM", "-INT") if guarded else ("-TERM",):
+            subprocess.run(["kill", number, *(str(worker.pid) for worker in workers)], check=True)
+        if guarded:
+            assert len(list(batches)) == 9
+        else:
+            with pytest.raises(RuntimeError, match="exited unexpectedly|killed by signal"):
+                list(batches)
+    assert not any(worker.is_alive() for worker in workers)
+
+
+def stuck(row):
+    time.sleep(60)
+
+
+def test_a_worker_that_hangs_ends_when_its_parent_asks():
+    rows = PreparedRows(Split(20, read, ("x",)), stuck, seed=5)
+    before = set(multiprocessing.active_children())
+    iterator = iter(load(rows, Plan(20, 4, 2, seed=5), collate, workers=1, pin=False))
+    (worker,) = set(multiprocessing.active_children()) - before
+    time.sleep(0.5)
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        next(iterator)
+
+
+def test_a_closed_stream_has_no_workers_even_while_its_error_is_held():
+    rows = PreparedRows(Split(20, read, ("x",)), noisy, seed=5)
+    before = set(multiprocessing.active_children())
+    with pytest.raises(KeyError) as held, closing(stream(load(rows, Plan(20, 4, 2), collate, workers=1, pin=False))) as batches:
+        next(batches)
+        raise KeyError("anything")
+    assert held.value and set(multiprocessing.active_children()) == before

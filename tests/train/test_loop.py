@@ -57,12 +57,55 @@ def test_the_same_seed_gives_the_same_weights_with_any_workers(data, tmp_path):
     assert weights(tmp_path / "one") == weights(tmp_path / "two") != weights(tmp_path / "three")
 
 
+def test_recomputing_changes_no_result_and_can_change_between_two_runs(data, tmp_path):
+    how = dict(model="effnet_bam_test", ema=0.9, precision="bf16", accumulate=2, batch_size=8)
+    fit(data, tmp_path / "plain", **how)
+    task, _ = fit(data, tmp_path / "again", recompute=True, **how)
+    assert weights(tmp_path / "plain") == weights(tmp_path / "again")
+    assert not any("Recomputed" in type(module).__name__ for module in task.modules())
+    fit(data, tmp_path / "again", recompute=True, resume=True, **how)
+    with pytest.raises(ValueError, match="recompute: the model has no EfficientNet block"):
+        fit(data, tmp_path / "refused", model="resnet18", recompute=True)
+    assert not (tmp_path / "refused").exists()
+
+
+def test_the_shares_of_waiting_and_saving(data, tmp_path, monkeypatch):
+    """Readers and disks that take their time are seen to."""
+
+    def slow(index, read=data.train.read):
+        time.sleep(0.005)
+        return read(index)
+
+    write = checkpoint.write
+    monkeypatch.setattr(checkpoint, "write", lambda *given: time.sleep(0.1) or write(*given))
+    train = zoo.datasets.Split(48, slow, data.train.columns)
+    task = zoo.create_task(MODEL, data)
+    config = zoo.TrainConfig(epochs=2, batch_size=16, out=str(tmp_path), checkpoint_every=1)
+    began = time.monotonic()
+    metrics = zoo.fit(task, train, None, config)
+    whole = time.monotonic() - began
+    assert metrics["waiting"] * 48 / metrics["rows_per_second"] >= 48 * 0.005 and metrics["waiting"] < 1
+    assert metrics["saving"] * whole >= 3 * 0.1 and metrics["saving"] < 1  # after the epoch before, and two of this
+    assert zoo.fit(task, data.train, None, zoo.TrainConfig(epochs=1, batch_size=16))["saving"] == 0
+
+
 def test_evaluation_does_not_change_the_training(data, tmp_path):
     fit(data, tmp_path / "with")
     torch.manual_seed(0)
     task = zoo.create_task(MODEL, data, model_options=DROPS)
     zoo.fit(task, data.train, None, zoo.TrainConfig(epochs=2, batch_size=16, out=str(tmp_path / "without")))
     assert weights(tmp_path / "with") == weights(tmp_path / "without")
+
+
+def test_the_loss_in_the_log_is_that_of_the_training(data, tmp_path):
+    """Not that of the evaluation, which has no smoothing and another name: with smoothing the training's has a floor."""
+    _, measured = fit(data, tmp_path / "with")
+    torch.manual_seed(0)
+    task = zoo.create_task(MODEL, data, model_options=DROPS)
+    bare = zoo.fit(task, data.train, None, zoo.TrainConfig(epochs=2, batch_size=16))
+    assert measured["loss"] == bare["loss"] and "eval_loss" not in bare
+    assert measured["eval_loss"] == pytest.approx(zoo.evaluate(task, data.eval)["loss"], rel=1e-6)
+    assert abs(measured["eval_loss"] - measured["loss"]) > 1e-4
 
 
 class StopAfter:
@@ -219,9 +262,11 @@ def test_nothing_is_lost_when_ctrl_c_comes_in_the_last_step_of_an_epoch(data, tm
     with pytest.raises(Stopped, match="saved at step 3 of 6"):
         config = zoo.TrainConfig(epochs=2, batch_size=16, out=str(tmp_path))
         zoo.fit(task, data.train, data.eval, config, about={"data": data.name})
-    assert [line["epoch"] for line in lines(tmp_path)] == [1]
+    assert not (tmp_path / "metrics.jsonl").exists()  # the epoch is measured when the run goes on: that may take longer than there is time
     fit(data, tmp_path, resume=True)
+    fit(data, tmp_path / "whole")
     assert [line["epoch"] for line in lines(tmp_path)] == [1, 2]
+    assert [line["loss"] for line in lines(tmp_path)] == [line["loss"] for line in lines(tmp_path / "whole")]
 
 
 def test_two_processes_train_one_model(tmp_path):
@@ -248,3 +293,42 @@ def test_without_a_seed_for_each_step_a_resumed_run_would_differ(data, tmp_path,
         zoo.fit(task, train, data.eval, config, about={"data": data.name})
     fit(data, tmp_path / "cut", resume=True)
     assert len({weights(tmp_path / run) for run in ("whole", "unseeded", "cut")}) == 3
+
+
+@pytest.mark.long
+def test_a_compiled_run_is_resumed_exactly_and_saved_as_any_other(data, tmp_path):
+    how = dict(compile=True, ema=0.9, batch_size=8)
+    task, _ = fit(data, tmp_path / "whole", **how)
+    assert not any("_orig_mod" in name for name in task.state_dict())
+    torch.manual_seed(0)
+    stopping = zoo.create_task(MODEL, data, model_options=DROPS)
+    train = zoo.datasets.Split(48, StopAfter(data.train.read, 60, signal.SIGINT), data.train.columns)
+    with pytest.raises(Stopped):
+        zoo.fit(stopping, train, data.eval, zoo.TrainConfig(epochs=2, out=str(tmp_path / "cut"), **how), about={"data": data.name})
+    fit(data, tmp_path / "cut", resume=True, **how)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    plain, _ = fit(data, tmp_path / "plain", ema=0.9, batch_size=8)
+    assert plain.state_dict().keys() == task.state_dict().keys()
+    timm.create_model(f"local-dir:{tmp_path / 'whole'}", pretrained=True)
+
+
+def test_compiling_needs_a_compiler_and_is_another_run(data, tmp_path, monkeypatch):
+    fit(data, tmp_path / "plain")
+    with pytest.raises(ValueError, match="compile was False and is True"):
+        fit(data, tmp_path / "plain", compile=True, resume=True)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match=r"compile: no C\+\+ compiler \(no-such-compiler\)"):
+        fit(data, tmp_path / "refused", compile=True)
+    with pytest.raises(ValueError, match="compile and recompute: give one"):
+        fit(data, tmp_path / "refused", compile=True, recompute=True)
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_run_of_an_older_version_is_resumed(data, tmp_path):
+    """It has no word for what came later, which was as it is by default now."""
+    fit(data, tmp_path)
+    state = checkpoint.checkpoints(tmp_path / "checkpoints")[-1] / "state.json"
+    told = json.loads(state.read_text())
+    del told["settings"]["compile"]
+    state.write_text(json.dumps(told))
+    assert fit(data, tmp_path, resume=True)[1]["step"] == 6

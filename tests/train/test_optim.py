@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -87,3 +88,22 @@ def test_a_part_that_is_not_there():
         create_optimizer(Part(), TrainConfig(lr=1e-2, part_lr={"linaer": 1e-4}))
     with pytest.raises(ValueError, match="part_lr: expected numbers above 0, got -1.0 for x"):
         TrainConfig(part_lr={"x": -1.0})
+
+
+def test_layer_decay_is_timms():
+    """Against timm's own grouping, parameter by parameter; what timm stops at, a part's own rate, is on top."""
+    from timm.optim import param_groups_layer_decay
+
+    model = timm.create_model("effnet_cbam_test", num_classes=3)
+    expected = {id(each): group["lr_scale"] for group in param_groups_layer_decay(model, layer_decay=0.5) for each in group["params"]}
+    config = TrainConfig(lr=0.1, layer_decay=0.5)
+    found = {id(each): group.get("lr_scale", 1.0) for group in create_optimizer(model, config).param_groups for each in group["params"]}
+    assert found == pytest.approx(expected) and len(set(expected.values())) > 5
+    assert found[id(model.classifier.weight)] == 1 and found[id(model.conv_stem.weight)] == min(expected.values()) < 0.1
+    joint = nn.ModuleDict({"towers": nn.ModuleDict({"image": model, "text": nn.Linear(2, 2)})})
+    config = TrainConfig(lr=0.1, layer_decay=0.5, part_lr={"towers.image": 0.01})
+    both = {id(each): group.get("lr_scale", 1.0) for group in create_optimizer(joint, config).param_groups for each in group["params"]}
+    assert {key: both[key] for key in expected} == pytest.approx({key: scale * 0.1 for key, scale in expected.items()})
+    assert both[id(joint["towers"]["text"].weight)] == 1
+    with pytest.raises(ValueError, match="Linear does not say what its layers are"):
+        create_optimizer(nn.Linear(2, 2), config=TrainConfig(lr=0.1, layer_decay=0.5))

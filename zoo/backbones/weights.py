@@ -117,6 +117,11 @@ def _base(model: Any) -> tuple[str, dict[str, Any]]:
     return name, {key: value for key, value in args.items() if key not in _OURS}
 
 
+def base_name(model: Any) -> str:
+    """The timm name of the network under this one: efficientnet_b0 of effnet_cbam_b0, swapped or not."""
+    return _base(model)[0]
+
+
 def stock_form(model: Any) -> tuple[str, dict[str, Any]] | None:
     """(architecture, arguments) under which timm alone builds this very network; None where it has no such gate, or not in those places."""
     held = slots(model)

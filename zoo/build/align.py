@@ -40,12 +40,14 @@ def _tables(towers: Mapping[str, Any], data: Data) -> dict[str, tuple[str, ...]]
         ValueError: a modality that the data does not have.
     """
     free = tuple(
-        column for column in data.train.columns if column not in towers and column not in ("image", "text", "label", "id", "index")
+        column
+        for column in data.train.columns
+        if column not in towers and column not in ("image", "text", "label", "labels", "id", "index")
     )
     found = {}
     for name, tower in towers.items():
-        if name == "label":
-            raise ValueError("label is what a classifier learns, and no modality; its words belong into a column of their own")
+        if name in ("label", "labels"):
+            raise ValueError(f"{name} is what a classifier learns, and no modality; its words belong into a column of their own")
         if name in ("id", "index"):
             raise ValueError(f"{name} says which row it is, and is no modality; a column of your own needs another name")
         if name in data.columns:

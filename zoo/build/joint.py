@@ -11,7 +11,7 @@ from torch import nn
 
 from registry import HEADS, LOSSES, TOWERS, nearest
 
-from ..joint import JointEmbedding, Loss, features_of, reads_map
+from ..joint import NAMES, JointEmbedding, Loss, can_give, reads, width_for
 from ..towers.tokenizer import Tokenizer
 from .model import create_model
 from .options import check_options, is_of, made, named
@@ -79,15 +79,12 @@ def _head(choice: str | nn.Module, tower: nn.Module, embed_dim: int, *, asked: b
         return choice
     name, given, options = named(choice)
     cls: Any = HEADS[name]
-    if reads_map(cls) and not callable(getattr(tower, "forward_features", None)):
+    if not can_give(tower, reads(cls)):
         if asked:
-            raise ValueError(f"head {choice!r} reads feature maps, and {type(tower).__name__} has none; take linear or mlp")
+            raise ValueError(f"head {choice!r} reads {NAMES[reads(cls)]}, and {type(tower).__name__} has none; take linear or mlp")
         choice, cls, given, options = "linear", HEADS["linear"], [], {}
     check_options("head", choice, given, options, cls, skip=("in_features", "embed_dim"))
-    width = features_of(tower)
-    if reads_map(cls):
-        width = int(tower.num_features)  # type: ignore[arg-type]
-    return made("head", choice, cls, width, embed_dim, *given, **options)
+    return made("head", choice, cls, width_for(tower, reads(cls)), embed_dim, *given, **options)
 
 
 def create_joint(

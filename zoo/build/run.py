@@ -12,7 +12,7 @@ from torch import nn
 
 from registry import TOWERS, UnknownName
 
-from ..datasets import Data
+from ..datasets import Data, runs_a_command
 from ..towers.tokenizer import Tokenizer
 from ..train import Align, Classify, Preprocess, Task
 from ..train.align import network_folder
@@ -41,8 +41,17 @@ class Run:
     task: Task
     settings: dict[str, Any]
 
-    def open_data(self, data: str | Path | None = None) -> Data:
+    @property
+    def broken(self) -> str:
+        """What became of rows whose picture can not be read: "raise", "skip" or "replace"."""
+        return self.settings.get("broken", "raise")
+
+    def open_data(self, data: str | Path | None = None, *, broken: bool | None = None) -> Data:
         """The data it was trained on, or other data of the same classes.
+
+        Args:
+            data: the data string; the run's own by default.
+            broken: as in `zoo.open_data`; by default whether the run was trained in spite of broken pictures.
 
         Raises:
             ValueError: the run does not know its data, or the classes are others.
@@ -50,7 +59,9 @@ class Run:
         named = data or self.settings.get("data")
         if not named:
             raise ValueError(f"{self.path} does not say what it was trained on: give --data")
-        opened = open_data(named)
+        if data is None and runs_a_command(str(named)):
+            raise ValueError(f"{self.path} was trained on {named}, which runs a command: give it as --data if you mean it")
+        opened = open_data(named, broken=self.broken != "raise" if broken is None else broken)
         if isinstance(self.task, Classify) and opened.classes is not None and tuple(opened.classes) != self.task.classes:
             mine, theirs = ", ".join(self.task.classes[:8]), ", ".join(opened.classes[:8])
             raise ValueError(
@@ -99,7 +110,8 @@ def _load_classifier(path: Path, config: Mapping[str, Any], settings: Mapping[st
         mixup=settings["mixup"],
         cutmix=settings["cutmix"],
         freeze_bn=settings["freeze_bn"],
-        options={key: settings.get(key) for key in ("pretrained", "drop_path", "model_options")},
+        multi_label=settings.get("multi_label", False),
+        options={key: settings.get(key) for key in ("pretrained", "drop_path", "model_options", "init")},
     )
 
 
@@ -136,7 +148,8 @@ def _load_joint(path: Path, config: Mapping[str, Any], settings: Mapping[str, An
     networks = {f"towers.{name}.{key}": tensor for name in pictures for key, tensor in towers[name].state_dict().items()}
     joint.load_state_dict({**rest, **networks})
     preprocess = {name: Preprocess(**_tuples(each)) for name, each in settings["preprocess"].items()}
-    return as_task(joint, {key: settings[key] for key in _JOINT}, preprocess, settings["tables"], settings["freeze_bn"])
+    description = {**{key: settings[key] for key in _JOINT}, **({"init": settings["init"]} if settings.get("init") else {})}
+    return as_task(joint, description, preprocess, settings["tables"], settings["freeze_bn"])
 
 
 def _loaded_tower(path: Path, name: str, cls: Any, config: Mapping[str, Any]) -> nn.Module:

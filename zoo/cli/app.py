@@ -11,6 +11,7 @@ from rich.table import Table
 from registry import UnknownName
 
 from ..train import Stopped
+from ..train.engine import StoppedElsewhere
 
 app = typer.Typer(
     name="zoo",
@@ -24,7 +25,7 @@ console = Console(markup=False, emoji=False)  # names of files and classes are s
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
-MISTAKES = (ValueError, UnknownName, OSError, ImportError, FloatingPointError)
+MISTAKES = (ValueError, UnknownName, OSError, ImportError, FloatingPointError, StoppedElsewhere)
 
 
 def _in_one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""zoo bench: what a gate and a loss cost, beside timm's and open_clip's."""
+"""zoo bench: what a gate, a loss and a step of training cost, beside timm's and open_clip's."""
 
 import json
 import shlex
@@ -12,11 +12,13 @@ from typer.core import TyperGroup
 
 from registry import ATTENTION, LOSSES, nearest
 
-from ..deploy import LossMeasured, Measured, Spread, about, bench_attention, bench_loss
+from ..deploy import LossMeasured, Measured, Spread, about, bench_attention, bench_loss, bench_train
+from ..train.config import PRECISIONS
 from .app import Debug, Json, app, console, print_table
 
 COLUMNS = ["gate", "forward", "ratio", "forward + backward", "ratio", "saved"]
 LOSS_COLUMNS = ["loss", "MiB", "in matrices", "seconds"]
+TRAIN_COLUMNS = ["side", "images/s", "ratio", "images/processor s", "ratio", "waiting"]
 
 
 class _Bench(TyperGroup):
@@ -28,11 +30,13 @@ class _Bench(TyperGroup):
             what = self.list_commands(ctx)
             meant = [f"'zoo bench {kind} {cmd_name}'" for kind, shelf in (("attention", ATTENTION), ("loss", LOSSES)) if cmd_name in shelf]
             end = f"did you mean {' or '.join(meant)}?" if meant else nearest(cmd_name, what)
-            raise ValueError(f"zoo bench measures {' and '.join(what)}, not {cmd_name!r}; {end}")
+            raise ValueError(f"zoo bench measures {', '.join(what[:-1])} and {what[-1]}, not {cmd_name!r}; {end}")
         return found
 
 
-bench = typer.Typer(cls=_Bench, help="What a gate and a loss cost, beside timm's and open_clip's.", no_args_is_help=True)
+bench = typer.Typer(
+    cls=_Bench, help="What a gate, a loss and a step of training cost, beside timm's and open_clip's.", no_args_is_help=True
+)
 app.add_typer(bench, name="bench")
 
 
@@ -136,3 +140,42 @@ def loss(
                 console.print(f"{row.loss}: {row.note}", highlight=False)
     meaning = "Peak memory of forward and backward beyond the inputs, also in matrices of all pairs; seconds of processor time."
     console.print(f"{meaning} Threads: {threads}.", highlight=False)
+
+
+@bench.command("train")
+def train(
+    model: Annotated[str, typer.Option(help="A timm name.")] = "effnet_cbam_b0",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 16,
+    img_size: Annotated[int, typer.Option(min=8, help="Pixels a side.")] = 224,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures, of each side.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Of the training process.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="How often everything is timed, after a first time that is not counted.")] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Of each side in a round.")] = 6,
+    precision: Annotated[str, typer.Option(help=" or ".join(PRECISIONS[:2]) + ", of both sides.")] = "fp32",
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile, of all sides.")] = False,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Of our loop, as in zoo train.")] = False,
+    seed: Annotated[int, typer.Option(help="Of weights and pictures.")] = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Images a second of our loop on a CPU, from picture files to optimizer, beside timm's loader and training step, in one run.
+
+    zoo bench train                                  16 pictures of 224 pixels a step
+    zoo bench train --batch-size 128 --img-size 32 --workers 1 --json
+    """
+    asked: dict[str, Any] = dict(model=model, batch_size=batch_size, img_size=img_size, workers=workers, threads=threads)
+    asked |= dict(rounds=rounds, steps=steps, precision=precision, seed=seed)
+    flags: dict[str, Any] = {"compile": compile, "recompute": recompute}
+    found = bench_train(**asked, **flags)
+    if as_json:
+        command = _command("train", [f"--{flag}" for flag, given in flags.items() if given], **asked)
+        print(json.dumps({**about(threads), "command": command, **asked, **flags, **asdict(found)}, indent=2))
+        return
+    rows = []
+    for name, side in found.sides.items():
+        ratio = found.ratios.get(name)
+        wall, processor = (_ratio(ratio.wall), _ratio(ratio.processor)) if ratio else ("", "")
+        rows.append([name, side.images_per_second, wall, side.images_per_processor_second, processor, f"{side.waiting:.1%}"])
+    print_table(f"{model}, {batch_size} pictures of {img_size} pixels a step", TRAIN_COLUMNS, rows)
+    meaning = "Ratio: our images a second by timm's, median and quartiles; waiting: share of the time spent waiting for pictures."
+    console.print(f"{meaning} Threads: {threads}, workers: {workers}, rounds: {rounds} of {steps} steps.", highlight=False)

@@ -13,9 +13,11 @@ from ..build import Run, load_run, open_data
 from ..datasets import Data, Split
 from ..evaluate import class_embeddings, linear_probe, zero_shot
 from ..evaluate.zero_shot import TEMPLATES, read_templates
-from ..progress import tracked
+from ..progress import console, tracked
 from ..train import Align, Classify
 from ..train import evaluate as evaluate_task
+from ..train.broken import EVALUATED, LEFT_OUT, Broken, BrokenFiles
+from ..train.config import BROKEN
 from ..train.engine import Engine
 from ..train.loader import Batch, InOrder, PreparedRows, load
 from .app import Debug, Json, app, print_table
@@ -42,10 +44,24 @@ def print_metrics(metrics: dict[str, Any], classes: tuple[str, ...] | None, titl
         if lines:
             print_table("on the sphere", ["pair", "mean cosine", "uniformity", "alignment", "gap"], lines)
         return
-    print_table(title, ["metric", "value"], [[name, f"{value:.2f}"] for name, value in metrics.items() if name != "confusion"])
-    if len(classes) <= _CELLS:
+    told = [[name, f"{value:.2f}"] for name, value in metrics.items() if not isinstance(value, list) and name != "eval_broken"]
+    print_table(title, ["metric", "value"], told)
+    if "AP" in metrics:
+        _print_several(metrics, classes)
+    elif len(classes) <= _CELLS:
         rows = [[name, *row] for name, row in zip(classes, metrics["confusion"], strict=True)]
         print_table("rows: true, columns: predicted", ["", *classes], rows)
+
+
+def _print_several(metrics: dict[str, Any], classes: tuple[str, ...]) -> None:
+    """Of every class its average precision, and which have none."""
+    if len(classes) <= _CELLS:
+        rows = [[name, "" if value is None else f"{value:.2f}"] for name, value in zip(classes, metrics["AP"], strict=True)]
+        print_table("average precision", ["class", "AP"], rows)
+    if left_out := metrics["without_positives"]:
+        named = ", ".join(left_out[:8]) + (", ..." if len(left_out) > 8 else "")
+        told = f"{len(left_out)} of {len(classes)} classes have no row here, and are left out of mAP and macro_f1: {named}"
+        console.print(told, highlight=False, soft_wrap=True)
 
 
 class _Labelled:
@@ -63,9 +79,10 @@ def _collate(rows: list[dict[str, Any]]) -> Batch:
     return {"image": torch.stack([row["image"] for row in there]), "label": torch.tensor([row["label"] for row in there])} if there else {}
 
 
-def _labelled(opened: Run, data: str | None) -> Data:
+def _labelled(opened: Run, data: str | None, broken: str) -> Data:
     """The run's data or other data, of any classes."""
-    found = open_data(data) if data else opened.open_data()
+    skips = broken != "raise"
+    found = open_data(data, broken=skips) if data else opened.open_data(broken=skips)
     if found.classes is None:
         raise ValueError(f"{found.name} has no labels (its rows have {', '.join(found.columns)}); give --data with a label in its rows")
     return found
@@ -73,7 +90,14 @@ def _labelled(opened: Run, data: str | None) -> Data:
 
 @torch.no_grad()
 def _embed_pictures(
-    task: Any, data: Data, which: str, embed: Callable[[torch.Tensor], torch.Tensor], engine: Engine, batch_size: int | None, workers: int
+    task: Any,
+    data: Data,
+    which: str,
+    embed: Callable[[torch.Tensor], torch.Tensor],
+    engine: Engine,
+    batch_size: int | None,
+    workers: int,
+    broken: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What `embed` makes of every picture with a label, `[N, D]`, and the labels, `[N]`. A picture with several captions counts once."""
     split: Split = getattr(data, which)
@@ -83,25 +107,30 @@ def _embed_pictures(
     task.eval()
     once = split.take(np.sort(np.unique(split.pictures, return_index=True)[1]))
     plan = InOrder(len(once), batch_size or 2 * task.default_batch_size)
-    loader = load(PreparedRows(once, _Labelled(task.of_pictures().transform(False)), 0), plan, _collate, workers=workers, pin=False)
+    rows = PreparedRows(once, _Labelled(task.of_pictures().transform(False)), 0, broken=EVALUATED[broken])
+    loader = load(rows, plan, _collate, workers=workers, pin=False)
     embedded, labels = [], []
+    lost: list[Broken] = []
     for batch in tracked(loader, len(plan), f"{which} pictures"):
+        lost += batch.pop("broken", ())
         if batch:
             embedded.append(embed(engine.to_device(batch)["image"]).float().cpu())
             labels.append(batch["label"])
+    BrokenFiles().tell(lost, LEFT_OUT)
     if not labels:
         raise ValueError(f"{data.name}: no row of the {which} split has a picture and a label (its rows have {', '.join(split.columns)})")
     return torch.cat(embedded), torch.cat(labels)
 
 
-def _zero_shot(opened: Run, data: str | None, templates: Path | None, engine: Engine, **reading: Any) -> dict[str, Any]:
+def _zero_shot(opened: Run, data: str | None, templates: Path | None, engine: Engine, broken: str, **reading: Any) -> dict[str, Any]:
     task = opened.task
     if not isinstance(task, Align):
         raise ValueError(f"{opened.path} is a classifier and has no text tower; --zero-shot needs one: zoo train image=... text=...")
     if "text" not in task.columns:
         raise ValueError(f"{opened.path} embeds {', '.join(task.columns)}, not text; --zero-shot needs a text tower to read class names")
     sentences = TEMPLATES if templates is None else read_templates(templates)
-    found = _labelled(opened, data)
+    found = _labelled(opened, data, broken)
+    reading["broken"] = broken
     pictures, labels = _embed_pictures(task, found, "eval", lambda image: task.embed({"image": image})["image"], engine, **reading)
 
     @torch.no_grad()
@@ -114,7 +143,7 @@ def _zero_shot(opened: Run, data: str | None, templates: Path | None, engine: En
     return {"data": found.name, "rows": len(labels), **zero_shot(pictures, labels, classes), "templates": list(sentences)}
 
 
-def _linear_probe(opened: Run, data: str | None, engine: Engine, **reading: Any) -> dict[str, Any]:
+def _linear_probe(opened: Run, data: str | None, engine: Engine, broken: str, **reading: Any) -> dict[str, Any]:
     task: Any = opened.task
     task.of_pictures()  # raises where there are none
     tower: Any = task.joint.towers["image"] if isinstance(task, Align) else task.trainable_module
@@ -122,7 +151,8 @@ def _linear_probe(opened: Run, data: str | None, engine: Engine, **reading: Any)
     def features(image: torch.Tensor) -> torch.Tensor:
         return tower.forward_head(tower.forward_features(image), pre_logits=True)
 
-    found = _labelled(opened, data)
+    found = _labelled(opened, data, broken)
+    reading["broken"] = broken
     train = _embed_pictures(task, found, "train", features, engine, **reading)
     test = _embed_pictures(task, found, "eval", features, engine, **reading)
     return {"data": found.name, "rows": len(test[1]), **linear_probe(*train, *test)}
@@ -146,6 +176,7 @@ def evaluate(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at a time.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that read rows.")] = 0,
+    broken: Annotated[str | None, typer.Option(help="Of pictures that can not be read: raise, skip; as in training by default.")] = None,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Pictures to class names, with nothing trained for it.")] = False,
     templates: Annotated[Path | None, typer.Option(help="Sentences for --zero-shot, one a line, {} for the class name.")] = None,
     linear_probe: Annotated[bool, typer.Option("--linear-probe", help="A linear classifier on the picture network's features.")] = False,
@@ -162,9 +193,12 @@ def evaluate(
         raise ValueError("eval: give --zero-shot or --linear-probe, one of the two")
     if templates is not None and not zero_shot:
         raise ValueError("--templates are the sentences of --zero-shot: give that as well")
+    if broken is not None and broken not in BROKEN:
+        raise ValueError(f"--broken: expected one of {', '.join(BROKEN)}, got {broken!r}")
     opened = load_run(run)
+    broken = broken or opened.broken
     if zero_shot or linear_probe:
-        reading = {"batch_size": batch_size, "workers": workers}
+        reading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "broken": broken}
         engine = Engine(device)
         found = _zero_shot(opened, data, templates, engine, **reading) if zero_shot else _linear_probe(opened, data, engine, **reading)
         if as_json:
@@ -172,10 +206,11 @@ def evaluate(
         else:
             (_print_zero_shot if zero_shot else _print_linear_probe)(run, found)
         return
-    rows = opened.open_data(data).eval
-    metrics = evaluate_task(opened.task, rows, engine=Engine(device), batch_size=batch_size, workers=workers)
+    rows = opened.open_data(data, broken=broken != "raise").eval
+    metrics = evaluate_task(opened.task, rows, engine=Engine(device), batch_size=batch_size, workers=workers, broken=broken)
     if as_json:
         print(json.dumps({"run": str(run), "data": data or opened.settings.get("data"), "rows": len(rows), **metrics}, indent=2))
         return
     classes = opened.task.classes if isinstance(opened.task, Classify) else None
-    print_metrics(metrics, classes, f"{run}: {len(rows)} rows")
+    lost = metrics.get("eval_broken", 0)
+    print_metrics(metrics, classes, f"{run}: {len(rows)} rows" + (f", {lost} of them broken and left out" if lost else ""))

@@ -161,7 +161,7 @@ def search(
 
     indices = {}
     for name in ("train", "eval") if split == "all" else (split,):
-        build = functools.partial(lambda name: build_index(task, rows(name), engine, workers=workers), name)
+        build = functools.partial(lambda name: build_index(task, rows(name), engine, workers=workers, broken=opened.broken), name)
         indices[name] = kept_index(run, named, name, build, model=model, rebuild=rebuild)
         if not indices[name].shown and split != "all":
             raise ValueError(f"{named} has no {name} rows to search; give --split {'eval' if name == 'train' else 'train'} or --split all")

@@ -1,6 +1,7 @@
 """zoo train: a classifier from one name, a joint embedding from modality=tower pairs."""
 
 import math
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,12 +10,13 @@ from registry import nearest
 
 from ..build import create_task, each_of, open_data
 from ..progress import console
-from ..train import TrainConfig, fit
-from ..train.config import DEVICES, PRECISIONS
+from ..train import Stopped, TrainConfig, fit
+from ..train import find_lr as measure_lr
+from ..train.config import BROKEN, DEVICES, PRECISIONS, TRACKERS
 from ..train.engine import leave
 from ..train.preprocess import AUGMENTS
 from ..train.randomness import seed_everything
-from .app import Debug, app
+from .app import Debug, app, print_table
 
 _DEFAULT = TrainConfig()
 
@@ -85,15 +87,31 @@ def _numbers(option: str, words: str, example: str) -> dict[str, float]:
         raise ValueError(f"{option}: expected {example}, got {words!r}") from None
 
 
+def parse_channels(option: str, words: str) -> list[float]:
+    """ "0.5,0.5,0.5" -> its numbers; one stands for all three.
+
+    Raises:
+        ValueError: other than one number or three.
+    """
+    try:
+        numbers = [float(word) for word in words.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)) or (option == "std" and min(numbers) <= 0):
+        raise ValueError(f"{option}: expected one number or three, such as 0.5,0.5,0.5, got {words!r}")
+    return numbers * 3 if len(numbers) == 1 else numbers
+
+
 @app.command("train")
 def train(
     model: Annotated[list[str], typer.Argument(help="effnet_cbam_b0, or image=effnet_cbam_b0 text=transformer.")],
-    data: Annotated[str, typer.Option(help="digits, glyphs, a folder of class folders, or a manifest (.csv .tsv .jsonl).")],
-    out: Annotated[str, typer.Option(help="The run directory.")],
+    data: Annotated[str, typer.Option(help="digits, glyphs, a folder, a manifest (.csv .tsv .jsonl .parquet), timm:..., hf:..., wds:...")],
+    out: Annotated[str | None, typer.Option(help="The run directory.")] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training rows.")] = _DEFAULT.epochs,
     batch_size: Annotated[int | None, typer.Option(help="Rows a micro-batch; 32 for a classifier, 64 for a joint embedding.")] = None,
     accumulate: Annotated[int, typer.Option(help="Micro-batches in one step.")] = _DEFAULT.accumulate,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate; 2e-3 for a classifier, 1e-3 for a joint embedding.")] = None,
+    layer_decay: Annotated[float | None, typer.Option(help="Factor of the learning rate from layer to layer, such as 0.75.")] = None,
     opt: Annotated[str, typer.Option(help="Any optimizer of timm.")] = _DEFAULT.opt,
     sched: Annotated[str, typer.Option(help="cosine, tanh, step or constant.")] = _DEFAULT.sched,
     warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = _DEFAULT.warmup,
@@ -108,20 +126,44 @@ def train(
     smoothing: Annotated[float | None, typer.Option(help="Label smoothing of a classifier; 0.1 by default.")] = None,
     mixup: Annotated[float | None, typer.Option(help="Mixup alpha of a classifier; none by default.")] = None,
     cutmix: Annotated[float | None, typer.Option(help="CutMix alpha of a classifier; none by default.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Distillation: a run directory, or a timm name, of the same classes.")] = None,
+    distill_alpha: Annotated[float | None, typer.Option(help="Share of the teacher in the loss; 0.5 by default.")] = None,
+    distill_temperature: Annotated[float | None, typer.Option(help="Of teacher and student; 2 by default.")] = None,
     drop_path: Annotated[float, typer.Option(help="Stochastic depth of the picture network.")] = 0.05,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start the picture network from timm's weights.")] = False,
-    freeze: Annotated[str | None, typer.Option(help="bn: batch norms keep their statistics; modalities: their towers stay.")] = None,
+    init: Annotated[str | None, typer.Option(help="Weights of the network without its attention: a file, or a run directory.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Of the channels, where the weights do not say it: 0.5,0.5,0.5.")] = None,
+    std: Annotated[str | None, typer.Option(help="Of the channels, where the weights do not say it: 0.5,0.5,0.5.")] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option(
+            help="bn: batch norms keep their statistics; trunk, head, stem,blocks.0-3: parts of a classifier; modalities: towers."
+        ),
+    ] = None,
+    unfreeze_at: Annotated[int | None, typer.Option(help="The epoch, from 1, from which the frozen parts of a classifier learn.")] = None,
     head: Annotated[str | None, typer.Option(help="Of a joint embedding: linear (default), or image=attnpool,text=mlp.")] = None,
     embed_dim: Annotated[int | None, typer.Option(help="Width of a joint embedding; 256 by default.")] = None,
     loss: Annotated[str | None, typer.Option(help="Of a joint embedding: clip (default), or image-text=clip,image-table=siglip.")] = None,
     pairs: Annotated[str | None, typer.Option(help="image-text,image-table; the first modality with each other by default.")] = None,
     weights: Annotated[str | None, typer.Option(help="Factors of the pairs' losses: image-text=1,image-table=0.5.")] = None,
     tower_lr: Annotated[str | None, typer.Option(help="Learning rates of towers: image=1e-4.")] = None,
+    sample: Annotated[str, typer.Option(help="all: every row once an epoch; balanced: every class as often.")] = _DEFAULT.sample,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better evaluation; keeps the best.")] = None,
+    keep_best: Annotated[bool, typer.Option("--keep-best", help="Keep the best epoch's model in OUT/best, a run itself.")] = False,
+    sync_bn: Annotated[bool, typer.Option("--sync-bn", help="Batch norms take their statistics over all processes.")] = False,
+    shard: Annotated[str | None, typer.Option(help="Modalities whose text towers are cut into shards, one a process.")] = None,
     precision: Annotated[str, typer.Option(help=", ".join(PRECISIONS))] = _DEFAULT.precision,
     device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = _DEFAULT.device,
+    compile: Annotated[bool, typer.Option("--compile", help="The networks through torch.compile; for long runs.")] = False,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Less memory for somewhat more time; the same result.")] = False,
     seed: Annotated[int, typer.Option(help="Decides everything random.")] = _DEFAULT.seed,
+    broken: Annotated[str, typer.Option(help=f"Of pictures that can not be read: {', '.join(BROKEN)}.")] = _DEFAULT.broken,
     workers: Annotated[int | None, typer.Option(help="Processes that read rows; changes no result.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints; one an epoch by default.")] = None,
+    nonfinite: Annotated[str, typer.Option(help="A step without a finite loss or gradient: stop, or skip it.")] = _DEFAULT.nonfinite,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="The same bits every time on a GPU too; slower.")] = False,
+    log: Annotated[str | None, typer.Option(help=f"Curves beside metrics.jsonl: {', '.join(TRACKERS)}; several with commas.")] = None,
+    find_lr: Annotated[bool, typer.Option("--find-lr", help="Do not train: suggest a learning rate; --out gets a picture.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     debug: Debug = False,
@@ -131,8 +173,13 @@ def train(
     zoo train effnet_cbam_b0 --data digits --epochs 5 --out runs/digits
     zoo train image=effnet_cbam_b0 text=transformer --data glyphs --out runs/glyphs
     """
+    if out is None and not find_lr:
+        raise ValueError("Missing option '--out': a directory for the run, such as runs/first")
+    if teacher is None and (distill_alpha is not None or distill_temperature is not None):
+        raise ValueError("distill-alpha and distill-temperature are about a teacher: give --teacher as well")
     towers = parse_model(model)
-    classifier = {"smoothing": smoothing, "mixup": mixup, "cutmix": cutmix}
+    classifier: dict[str, Any] = {"smoothing": smoothing, "mixup": mixup, "cutmix": cutmix, "teacher": teacher}
+    classifier |= {"distill_alpha": distill_alpha, "distill_temperature": distill_temperature}
     joint = {"head": head, "embed_dim": embed_dim, "loss": loss, "pairs": pairs, "weights": weights, "tower_lr": tower_lr}
     kind, mine, other = ("a classifier", classifier, joint) if isinstance(towers, str) else ("a joint embedding", joint, classifier)
     if foreign := [f"--{name.replace('_', '-')}" for name, value in other.items() if value is not None]:
@@ -141,8 +188,11 @@ def train(
     frozen = [word for word in (freeze or "").split(",") if word]
     if isinstance(towers, dict):
         own |= parse_joint(towers, own, [word for word in frozen if word != "bn"])
-    elif wrong := [word for word in frozen if word != "bn"]:
-        raise ValueError(f"freeze: expected bn, got {wrong[0]!r}")
+    else:
+        own["freeze"] = [word for word in frozen if word != "bn"]
+    for name, words in (("mean", mean), ("std", std)):
+        if words is not None:
+            own[name] = parse_channels(name, words)
     rates = own.pop("tower_lr", None)
     config = TrainConfig(
         out=out,
@@ -151,22 +201,35 @@ def train(
         accumulate=accumulate,
         lr=lr,
         part_lr=rates,
+        layer_decay=layer_decay,
         opt=opt,
         sched=sched,
         warmup=warmup,
         weight_decay=weight_decay,
         clip_grad=clip_grad,
         ema=ema,
+        unfreeze_at=unfreeze_at,
         hand_over=hand_over,
+        sample=sample,
+        patience=patience,
+        keep_best=keep_best,
+        sync_bn=sync_bn,
+        shard=tuple(word for word in (shard or "").split(",") if word),
         precision=precision,
         device=device,
         seed=seed,
+        broken=broken,
+        compile=compile,
+        recompute=recompute,
         workers=workers,
         checkpoint_every=checkpoint_every,
+        nonfinite=nonfinite,
+        deterministic=deterministic,
+        log=tuple(word for word in (log or "").split(",") if word),
         resume=resume,
         overwrite=overwrite,
     )
-    opened = open_data(data)
+    opened = open_data(data, broken=broken != "raise")
     seed_everything(seed)
     task = create_task(
         towers,
@@ -174,13 +237,27 @@ def train(
         img_size=img_size,
         augment=augment,
         pretrained=pretrained,
+        init=init,
         drop_path=drop_path,
         freeze_bn="bn" in frozen,
         **own,
     )
-    parameters = sum(parameter.numel() for parameter in task.parameters())
+    parameters = sum(parameter.numel() for parameter in task.trainable_module.parameters())
     rows = f"{len(opened.train)} rows, {len(opened.eval)} to evaluate on"
     console.print(f"{' '.join(model)}: {parameters / 1e6:.1f} M parameters; {data}: {rows}", highlight=False, soft_wrap=True)
-    metrics = fit(task, opened.train, opened.eval, config, about={"data": opened.name})
+    if find_lr:
+        curve = measure_lr(task, opened.train, config)
+        if out is not None:
+            curve.save(Path(out))
+        shown = list(zip(curve.lr, curve.smooth, strict=True))[::10]
+        print_table("learning rate", ["lr", "loss"], [[f"{lr:.1e}", f"{loss:.3f}"] for lr, loss in shown])
+        told = f"--lr {curve.suggestion:.1e}" if curve.suggestion else "none: the loss never fell"
+        console.print(f"suggested: {told}", highlight=False, soft_wrap=True)
+        return
+    try:
+        metrics = fit(task, opened.train, opened.eval, config, about={"data": opened.name})
+    except Stopped:
+        leave()
+        raise
     leave()
     console.print(f"{task.metric} {metrics[task.metric]:.1f} %; the run is in {out}; next: zoo eval {out}", highlight=False, soft_wrap=True)

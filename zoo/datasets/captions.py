@@ -35,7 +35,13 @@ class _Captions:
 
 
 def captioned(
-    source: Path, folders: Sequence[str], captions: Mapping[str, Sequence[str]], splits: Mapping[str, str], held: str | None
+    source: Path,
+    folders: Sequence[str],
+    captions: Mapping[str, Sequence[str]],
+    splits: Mapping[str, str],
+    held: str | None,
+    *,
+    broken: bool = False,
 ) -> Data:
     """Rows `image` and `text`.
 
@@ -45,6 +51,7 @@ def captioned(
         captions: of every picture, by its path within that folder.
         splits: picture to "train" or another word, a picture without one is left out; empty: a fifth is held out by a hash of the names.
         held: the word whose pictures are eval; by default the first of eval, val, valid, validation, test that there is.
+        broken: pictures that are not there are no error: whoever reads such a row meets a BrokenPicture.
 
     Raises:
         ValueError: no caption, a picture that is not there, or no picture of the word.
@@ -68,10 +75,11 @@ def captioned(
     if not names:
         raise ValueError(f"{source}: no picture is of the split train or {held}; there is {', '.join(words)}")
     tried = [base / folder for base in (source.parent, source.parent.parent) for folder in folders]
-    root = next((folder for folder in tried for name in names[:1] if (folder / name).is_file()), None)
+    looked_for = names if broken else names[:1]
+    root = next((folder for name in looked_for for folder in tried if (folder / name).is_file()), None)
     if root is None:
         raise ValueError(f"{source}: the picture {names[0]} is in none of {', '.join(map(str, tried))}")
-    if gone := [name for name in names if not os.path.isfile(root / name)]:
+    if not broken and (gone := [name for name in names if not os.path.isfile(root / name)]):
         raise ValueError(f"{source}: {len(gone):,} of {len(names):,} pictures are not there; the first is {root / gone[0]}")
     number = {name: index for index, name in enumerate(names)}
 

@@ -20,7 +20,7 @@ from .data import Data
 _EXPECTED = "expected COCO's captions (images, annotations with image_id and caption), or Karpathy's (images with filename and sentences)"
 
 
-def read_coco(path: str | PathLike[str], split: str | None = None) -> Data:
+def read_coco(path: str | PathLike[str], split: str | None = None, *, broken: bool = False) -> Data:
     """Rows `image` and `text`, a row a caption.
 
     Pictures are looked for beside the file and one folder up: there, in images/, and in the folder that the file is about (train2017/,
@@ -29,6 +29,7 @@ def read_coco(path: str | PathLike[str], split: str | None = None) -> Data:
     Args:
         path: the .json file; the one for training where there are two.
         split: what eval is, in Karpathy's files: "val" (by default) or "test".
+        broken: open it also where pictures are missing: whoever reads such a row meets a BrokenPicture.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -39,7 +40,7 @@ def read_coco(path: str | PathLike[str], split: str | None = None) -> Data:
     first = content["images"][0] if content["images"] else {}
     try:
         if "sentences" in first:
-            return _karpathy(source, content, split)
+            return _karpathy(source, content, split, broken)
         captions = _coco(content)
         name = source.stem.rpartition("_")[2]
         other = source.with_name(source.name.replace("train", "val"))
@@ -49,10 +50,10 @@ def read_coco(path: str | PathLike[str], split: str | None = None) -> Data:
     except (KeyError, TypeError) as error:
         raise ValueError(f"{source}: {error!r}; {_EXPECTED}") from error
     if not held:
-        return captioned(source, [name, "", "images", f"images/{name}"], captions, {}, split)
+        return captioned(source, [name, "", "images", f"images/{name}"], captions, {}, split, broken=broken)
     both = {f"{name}/{file}": texts for file, texts in captions.items()}
     splits = {**dict.fromkeys(both, "train"), **dict.fromkeys(held, "val")}
-    return captioned(source, ["", "images"], {**both, **held}, splits, split)
+    return captioned(source, ["", "images"], {**both, **held}, splits, split, broken=broken)
 
 
 def _load(source: Path) -> Mapping[str, Any]:
@@ -76,7 +77,7 @@ def _coco(content: Mapping[str, Any]) -> dict[str, list[str]]:
     return captions
 
 
-def _karpathy(source: Path, content: Mapping[str, Any], split: str | None) -> Data:
+def _karpathy(source: Path, content: Mapping[str, Any], split: str | None, broken: bool) -> Data:
     captions: dict[str, list[str]] = {}
     splits: dict[str, str] = {}
     for image in content["images"]:
@@ -84,4 +85,4 @@ def _karpathy(source: Path, content: Mapping[str, Any], split: str | None) -> Da
         captions[name] = [text for sentence in image["sentences"] if (text := sentence["raw"].strip())]
         splits[name] = "train" if image["split"] == "restval" else image["split"]
     about = str(content.get("dataset", "images"))
-    return captioned(source, ["", "images", "Images", about, f"{about}-images", f"{about}_images"], captions, splits, split)
+    return captioned(source, ["", "images", "Images", about, f"{about}-images", f"{about}_images"], captions, splits, split, broken=broken)

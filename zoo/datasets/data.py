@@ -1,8 +1,8 @@
 """What a data string becomes: rows for training and rows for evaluation, and what is known about them.
 
-A row is a plain dict. Its keys are modalities and targets: `image` (PIL.Image), `text` (str), `label` (int), and whatever else the data
-have, as it stands there (a number, a text, the path of a file). A missing value is a missing key. Rows are read when asked for, by index,
-in any process.
+A row is a plain dict. Its keys are modalities and targets: `image` (PIL.Image), `text` (str), `label` (int), or `labels` (a tuple of int,
+for none, one or more of the classes), and whatever else the data have, as it stands there (a number, a text, the path of a file). A missing
+value is a missing key. Rows are read when asked for, by index, in any process.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +27,8 @@ class Split(Sequence[Row]):
         pictures: `[size]` int64, equal where rows hold the very same picture (several captions of one picture); by default all differ.
         cells: index to the row without its picture, for readers that can tell it without opening the picture.
         paths: index to the path of the row's picture ("" where it has none), for readers of files.
+        where: index to where the row stands, such as "my.csv, line 3", for messages.
+        stretches: how many rows each of the sources has that can only be read from its beginning; None where every row is at hand.
     """
 
     size: int
@@ -36,6 +38,8 @@ class Split(Sequence[Row]):
     pictures: np.ndarray = field(default=None, repr=False)  # type: ignore[arg-type]  # filled in below
     cells: Callable[[int], Row] | None = field(default=None, repr=False)
     paths: Callable[[int], str] | None = field(default=None, repr=False)
+    where: Callable[[int], str] | None = field(default=None, repr=False)
+    stretches: tuple[int, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("ids", "pictures"):
@@ -53,11 +57,20 @@ class Split(Sequence[Row]):
             raise IndexError(f"row {index} of {self.size}")
         return self.read(int(index) % self.size)
 
+    def place(self, index: int) -> str:
+        """What messages call a row: file and line, or its picture's path, or its number."""
+        return (self.where(index) if self.where else self.paths(index) if self.paths else "") or f"row {index}"
+
     def take(self, indices: Sequence[int] | np.ndarray) -> "Split":
         """The rows at these indices, in this order."""
         chosen = np.asarray(indices, dtype=np.int64)
-        cells, paths = (None if each is None else partial(_chosen, each, chosen) for each in (self.cells, self.paths))
-        return Split(len(chosen), partial(_chosen, self.read, chosen), self.columns, self.ids[chosen], self.pictures[chosen], cells, paths)
+
+        def of(each: Callable[[int], Any] | None) -> Callable[[int], Any] | None:
+            return None if each is None else partial(_chosen, each, chosen)
+
+        read = partial(_chosen, self.read, chosen)
+        same = self.ids[chosen], self.pictures[chosen]
+        return Split(len(chosen), read, self.columns, *same, of(self.cells), of(self.paths), of(self.where))
 
     def without_pictures(self) -> Iterator[Row]:
         """Every row, in order; where the reader can tell rows without opening their pictures, without `image`."""
@@ -109,6 +122,11 @@ class Data:
     def __post_init__(self) -> None:
         object.__setattr__(self, "train", as_split(self.train))
         object.__setattr__(self, "eval", as_split(self.eval))
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row may have several labels, or none."""
+        return "labels" in self.columns
 
     @property
     def columns(self) -> tuple[str, ...]:

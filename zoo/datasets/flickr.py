@@ -28,13 +28,14 @@ _FOLDERS = (
 )  # the first 8k is theirs
 
 
-def read_flickr(path: str | PathLike[str], split: str | None = None) -> Data:
+def read_flickr(path: str | PathLike[str], split: str | None = None, *, broken: bool = False) -> Data:
     """Rows `image` and `text`, a row a caption.
 
     Args:
         path: the file of captions (.token, .token.txt, captions.txt). Pictures are looked for beside it and one folder up, there and in
             the folders that the data sets come with.
         split: what eval is, where lists of pictures lie beside the file: "val" (by default) or "test".
+        broken: open it also where pictures are missing: whoever reads such a row meets a BrokenPicture.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -60,7 +61,7 @@ def read_flickr(path: str | PathLike[str], split: str | None = None) -> Data:
     for word, name in _LISTS.items():
         for listed in sorted(source.parent.glob(f"*{name}.txt")):
             splits |= dict.fromkeys(_text(listed).split(), word)
-    return captioned(source, _FOLDERS, captions, splits, split)
+    return captioned(source, _FOLDERS, captions, splits, split, broken=broken)
 
 
 def _text(source: Path) -> str:

@@ -27,7 +27,10 @@ class _Pictures:
     labels: np.ndarray  # [rows]
 
     def __call__(self, index: int) -> Row:
-        return {"image": read_picture(self.paths[index]), "label": int(self.labels[index])}
+        return {"image": read_picture(self.paths[index]), **self.cells(index)}
+
+    def cells(self, index: int) -> Row:
+        return {"label": int(self.labels[index])}
 
 
 def read_folder(path: str | PathLike[str]) -> Data:
@@ -62,7 +65,7 @@ def read_folder(path: str | PathLike[str]) -> Data:
     def split(files: dict[str, list[Path]]) -> Split:
         rows = [(str(file), label[name]) for name in classes for file in files.get(name, ())]
         reader = _Pictures(tuple(file for file, _ in rows), np.array([number for _, number in rows], dtype=np.int64))
-        return Split(len(rows), reader, ("image", "label"), paths=reader.paths.__getitem__)
+        return Split(len(rows), reader, ("image", "label"), cells=reader.cells, paths=reader.paths.__getitem__)
 
     both = split(train), split(held)
     about = f"{len(both[0]) + len(both[1]):,} pictures in {len(classes):,} class folders"

@@ -1,10 +1,10 @@
 """A manifest: one line a thing and what belongs to it, as CSV, TSV, JSON Lines or Parquet.
 
-Columns: `image` (a path, relative to the manifest's folder), `caption`, `label`, `id` and `split`; open_clip's names are understood:
-`filepath` for image, `title` for caption; `text` too. Any other column is a modality, or part of a table, under its own name: numbers,
-texts, lists of numbers, or files, whose paths are relative to the manifest too. An empty cell is a missing value. Several lines with one
-image or file are several captions of it. Every picture's header is looked at when the manifest is opened, of other files only whether
-they are there, and whatever is wrong is told with file and line (in Parquet: row).
+Columns: `image` (a path, relative to the manifest's folder), `caption`, `label` (or `labels`, several in a cell), `id` and `split`;
+open_clip's names are understood: `filepath` for image, `title` for caption; `text` too. Any other column is a modality, or part of a table,
+under its own name: numbers, texts, lists of numbers, or files, whose paths are relative to the manifest too. An empty cell is a missing
+value. Several lines with one image or file are several captions of it. Every picture's header is looked at when the manifest is opened, of
+other files only whether they are there, and whatever is wrong is told with file and line (in Parquet: row).
 """
 
 import csv
@@ -26,11 +26,18 @@ from registry import nearest
 from ..progress import tracked
 from .components import components
 from .data import Data, Row, Split
-from .picture import check_picture, read_picture
+from .picture import BrokenPicture, check_picture, read_picture
 from .splits import EVAL_WORDS, held_out, sort_classes
 
-_NAMES = {"image": ("image", "filepath"), "label": ("label",), "text": ("caption", "title", "text"), "id": ("id",), "split": ("split",)}
-_EXPECTED = "expected two or more of: image (or filepath), caption (or title, text), label, columns of your own; optional id, split"
+_NAMES = {
+    "image": ("image", "filepath"),
+    "label": ("label",),
+    "labels": ("labels",),
+    "text": ("caption", "title", "text"),
+    "id": ("id",),
+    "split": ("split",),
+}
+_EXPECTED = "expected two or more of: image (or filepath), caption (or title, text), label(s), columns of your own; optional id, split"
 _NUMBERING = ("index", "")  # what pandas calls the column of line numbers; rows are given an `index` of their own
 
 Line = tuple[int, dict[str, Any]]  # line number in the file, from 1, and its cells
@@ -42,31 +49,38 @@ class _Rows:
     lines: np.ndarray  # [rows]
     paths: tuple[str, ...]  # "": none
     labels: np.ndarray  # [rows], -1: none
+    several: tuple[tuple[int, ...] | None, ...]  # of a column `labels`, None: not said
     texts: tuple[str, ...]  # "": none
     own: dict[str, tuple[Any, ...]]  # None: none
 
     def __call__(self, index: int) -> Row:
         try:
             picture = {"image": read_picture(self.paths[index])} if self.paths[index] else {}
-        except ValueError as error:
-            raise ValueError(f"{self.manifest}, line {self.lines[index]}: {error}") from error
+        except BrokenPicture as error:
+            raise BrokenPicture(error.path, error.why, self.where(index)) from error
         return {**picture, **self.cells(index)}
+
+    def where(self, index: int) -> str:
+        return f"{self.manifest}, line {self.lines[index]}"
 
     def cells(self, index: int) -> Row:
         row: Row = {"label": int(self.labels[index])} if self.labels[index] >= 0 else {}
+        if (several := self.several[index]) is not None:
+            row["labels"] = several
         if self.texts[index]:
             row["text"] = self.texts[index]
         return row | {name: values[index] for name, values in self.own.items() if values[index] is not None}
 
     @property
     def columns(self) -> tuple[str, ...]:
-        known = {"image": any(self.paths), "label": (self.labels >= 0).any(), "text": any(self.texts)}
+        many = any(each is not None for each in self.several)
+        known = {"image": any(self.paths), "label": (self.labels >= 0).any(), "labels": many, "text": any(self.texts)}
         own = {name: any(value is not None for value in values) for name, values in self.own.items()}
         return tuple(name for name, there in (known | own).items() if there)
 
 
-def read_manifest(path: str | PathLike[str]) -> Data:
-    """Rows `image`, `label`, `text` and the columns that are the user's own, where the line has them.
+def read_manifest(path: str | PathLike[str], *, broken: bool = False) -> Data:
+    """Rows `image`, `label` or `labels`, `text` and the columns that are the user's own, where the line has them.
 
     A cell of an own column is a stripped text, or in JSON Lines and Parquet what stands there: a number, a list of numbers as a float32
     array. A column whose first cell names a file, relative to the manifest, is a column of files: its values are absolute paths.
@@ -76,6 +90,10 @@ def read_manifest(path: str | PathLike[str]) -> Data:
     picture. In the `split` column, train is train; eval, val, valid, validation and test are eval; either side may have no rows. Without
     the column about a fifth of the ids (of every label, if there are labels) is held out by a hash: all lines of an id, so all captions
     of a picture, are on one side.
+
+    Args:
+        path: of the manifest.
+        broken: open it also where pictures are missing or broken: whoever reads such a row meets a BrokenPicture.
 
     Raises:
         FileNotFoundError: there is no such manifest.
@@ -95,6 +113,8 @@ def read_manifest(path: str | PathLike[str]) -> Data:
     for (number, cells), picture in tracked(zip(lines, paths, strict=True), len(lines), "pictures"):
         if picture not in seen:
             seen.add(picture)
+            if broken:
+                continue
             try:
                 check_picture(picture)
             except ValueError as error:
@@ -106,16 +126,19 @@ def read_manifest(path: str | PathLike[str]) -> Data:
     same = [pictures, *(_first_of([cells.get(column) for _, cells in lines]) for column in ("id", *files))]
     ids = components(len(lines), (pair for column in same for pair in enumerate(column)))
     labels = [cells["label"] for _, cells in lines]
+    several = [cells.get("labels") for _, cells in lines]
     is_eval = _is_eval(manifest, lines, names, ids, labels)
 
-    classes = sort_classes(label for label, out in zip(labels, is_eval, strict=True) if label and not out)
+    told = [each or ((label,) if label else ()) for each, label in zip(several, labels, strict=True)]
+    classes = sort_classes(label for labels_, out in zip(told, is_eval, strict=True) if not out for label in labels_)
     if is_eval.all():
-        classes = sort_classes(label for label in labels if label)
+        classes = sort_classes(label for labels_ in told for label in labels_)
     number_of = {name: index for index, name in enumerate(classes)}
-    for (number, _), label in zip(lines, labels, strict=True):
-        if label and label not in number_of:
-            near = nearest(label, list(classes)) if classes else "none of them has a label"
-            raise ValueError(f"{manifest}, line {number}: the label {label!r} is for eval and no training line has it; {near}")
+    for (number, _), labels_ in zip(lines, told, strict=True):
+        for label in labels_:
+            if label not in number_of:
+                near = nearest(label, list(classes)) if classes else "none of them has a label"
+                raise ValueError(f"{manifest}, line {number}: the label {label!r} is for eval and no training line has it; {near}")
 
     def split(rows: np.ndarray) -> Split:
         reader = _Rows(
@@ -123,12 +146,12 @@ def read_manifest(path: str | PathLike[str]) -> Data:
             lines=np.array([lines[row][0] for row in rows], dtype=np.int64),
             paths=tuple(paths[row] for row in rows),
             labels=np.array([number_of.get(labels[row], -1) for row in rows], dtype=np.int64),
+            several=tuple(None if several[row] is None else tuple(sorted(number_of[label] for label in several[row])) for row in rows),
             texts=tuple(lines[row][1]["text"] for row in rows),
             own={name: tuple(lines[row][1].get(name) for row in rows) for name in own},
         )
-        return Split(
-            len(rows), reader, reader.columns, ids=ids[rows], pictures=pictures[rows], cells=reader.cells, paths=reader.paths.__getitem__
-        )
+        same = ids[rows], pictures[rows]
+        return Split(len(rows), reader, reader.columns, *same, cells=reader.cells, paths=reader.paths.__getitem__, where=reader.where)
 
     return Data(
         name=str(manifest),
@@ -198,6 +221,12 @@ def _is_eval(manifest: Path, lines: list[Line], names: list[str], ids: np.ndarra
         out[np.array(groups)[held_out([key[group] for group in groups])]] = True  # a group is the index of its first line
     trained = {label for label, is_out in zip(labels, out[ids], strict=True) if not is_out}
     out[[group for label, group in zip(labels, ids, strict=True) if label not in trained]] = False  # it went out with another label's lines
+    several = [set(cells.get("labels") or ()) for _, cells in lines]
+    learnt = {label for each, is_out in zip(several, out[ids], strict=True) if not is_out for label in each}
+    for each, group in zip(several, ids, strict=True):
+        if out[group] and not each <= learnt:  # a label that all others have missed
+            out[group] = False
+            learnt |= each
     return out[ids]
 
 
@@ -234,10 +263,12 @@ def _lines(manifest: Path) -> tuple[list[Line], list[str], bool]:
         raise ValueError(f"{manifest}: no rows")
     chosen = {kind: next((name for name in names if name in columns), None) for kind, names in _NAMES.items()}
     own = [name for name in columns if name not in (*chosen.values(), *_NUMBERING, *_NAMES)]
-    told = {kind: name for kind in ("image", "text", "label") if (name := chosen[kind])} | {name: name for name in own}
+    if chosen["label"] and chosen["labels"]:
+        raise ValueError(f"{manifest}: there is a column label and a column labels; a row has one label, or several")
+    told = {kind: name for kind in ("image", "text", "label", "labels") if (name := chosen[kind])} | {name: name for name in own}
     if len(told) < 2:
         raise ValueError(f"{manifest}: the columns are {', '.join(columns)}; {_EXPECTED}")
-    things = [name for key, name in told.items() if key != "label"]
+    things = [name for key, name in told.items() if key not in ("label", "labels")]
     for number, cells in raw:
         if not any(name in cells for name in things):
             raise ValueError(f"{manifest}, line {number}: {' and '.join(things)} {'is' if len(things) == 1 else 'are'} empty")
@@ -246,7 +277,9 @@ def _lines(manifest: Path) -> tuple[list[Line], list[str], bool]:
         raise ValueError(f"{manifest}: {' and '.join(idle)} empty in every row; {_EXPECTED}")
     lines: list[Line] = []
     for number, cells in raw:
-        known = {kind: cells.get(name, "") if name else "" for kind, name in chosen.items()}
+        known: dict[str, Any] = {kind: cells.get(name, "") if name else "" for kind, name in chosen.items() if kind != "labels"}
+        if chosen["labels"]:  # an empty cell says that there is none; a key that is missing says nothing
+            known["labels"] = cells.get("labels", () if suffix in (".csv", ".tsv") else None)
         lines.append((number, known | {name: cells[name] for name in own if name in cells}))
     return lines, own, chosen["image"] is not None
 
@@ -281,7 +314,10 @@ def _delimited(manifest: Path) -> tuple[list[str], list[Line]]:
                 quote = "" if len(cells) < len(columns) else f"; a cell with a {'tab' if tabs else 'comma'} inside needs quotes"
                 expected = f"expected {len(columns)} ({', '.join(columns)})"
                 raise ValueError(f"{manifest}, line {number}: {len(cells)} cells, {expected}{quote}")
-            lines.append((number, {name: cell for name, cell in zip(columns, cells, strict=True) if cell}))
+            named: dict[str, Any] = {name: cell for name, cell in zip(columns, cells, strict=True) if cell}
+            if "labels" in named:
+                named["labels"] = _several(f"{manifest}, line {number}", named["labels"])
+            lines.append((number, named))
     except csv.Error as error:
         raise ValueError(f"{manifest}, line {start}: {error}; a quote inside a quoted cell is written twice") from error
     return columns, lines
@@ -329,19 +365,32 @@ def _columns(where: str, header: Iterable[str]) -> list[str]:
     return columns
 
 
+def _several(where: str, value: Any) -> tuple[str, ...]:
+    """The labels in a cell: "cat|dog", or in JSON Lines and Parquet a list; each once, and none if it is empty."""
+    given = value.split("|") if isinstance(value, str) else value if isinstance(value, list) else None
+    if given is None or not all(isinstance(each, str | int) and not isinstance(each, bool) for each in given):
+        got = json.dumps(value, default=str)[:40]
+        raise ValueError(f"{where}: labels is {got}; expected a list of names or numbers, or names between bars: cat|dog")
+    return tuple(dict.fromkeys(name for each in given if (name := str(each).strip())))
+
+
 def _cells(where: str, record: dict[str, Any]) -> dict[str, Any]:
     """What a record says, empty cells left out: text where the column is a known one, else also numbers, and lists of them as arrays."""
     cells = {}
     for given, value in record.items():
         name = given.strip().lower()
         known = any(name in names for names in _NAMES.values())
+        if name == "labels" and value is not None:
+            cells[name] = _several(where, value)
+            continue
         if isinstance(value, str):
             value = value.strip()
         if value is None or value == "" or value != value:  # a NaN, as pandas writes what is missing
             continue
         if known and not isinstance(value, str | int | float):
             got = json.dumps(value, default=str)[:40]
-            raise ValueError(f"{where}: {given} is {got}; expected a string (several captions are several lines)")
+            hint = "several labels of a row go into a column called labels" if name == "label" else "several captions are several lines"
+            raise ValueError(f"{where}: {given} is {got}; expected a string ({hint})")
         if known and not isinstance(value, str):
             value = json.dumps(value)
         elif isinstance(value, list) and value and all(isinstance(each, int | float) for each in value):

@@ -1,44 +1,98 @@
 """A picture file to the RGB picture that a person sees.
 
 A camera's EXIF rotation is carried out, palettes are looked up, transparency is laid on white, 16-bit grey is scaled to 8 bits.
-Whatever goes wrong is one ValueError that names the file: image libraries raise a dozen kinds, some of which name nothing.
+Whatever is wrong with a file is one BrokenPicture that names it: image libraries raise a dozen kinds, some of which name nothing. What is
+wrong with the machine (a failing disk, too many open files, no permission, no memory) says nothing about the picture, and stays what it is.
 """
 
+import errno
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+_GONE = {errno.ENOENT: "no such file", errno.ENOTDIR: "no such file", errno.EISDIR: "a folder, not a picture"}
+_OF_THE_FILE = (None, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP, *_GONE)  # Pillow's own have none; a wrong offset is an EINVAL
+
+
+class BrokenPicture(ValueError):
+    """A picture that can not be read, whoever reads it and however often.
+
+    Args:
+        path: of the file.
+        why: what is wrong with it.
+        where: what names the file, such as a line of a manifest.
+    """
+
+    def __init__(self, path: str, why: str, where: str = ""):
+        super().__init__(path, why, where)  # all of them, so that it can be pickled
+        self.path, self.why, self.where = path, why, where
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.path, self.why) if part)
 
 
 def read_picture(path: str | PathLike[str]) -> Image.Image:
     """The decoded picture in mode RGB; the first frame of an animation.
 
+    A picture of more pixels than `PIL.Image.MAX_IMAGE_PIXELS` (89 million; yours to set) is taken for a decompression bomb, and refused by
+    its header.
+
     Raises:
-        ValueError: the file is missing, is no picture, is cut off, or has pixels without a known white (32-bit integers, floats).
+        BrokenPicture: the file is missing, is no picture, is cut off, is a bomb, or has pixels without a known white (32-bit integers,
+            floats).
+        OSError: the file could not be read for a reason that lies elsewhere; it names the file.
     """
-    try:
-        with Image.open(path) as opened:
-            return _to_rgb(ImageOps.exif_transpose(opened))
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{path}: {_why(path, error)}") from error
+    with _opened(path) as opened:
+        return _to_rgb(ImageOps.exif_transpose(opened))
+
+
+def decode_picture(content: bytes, name: str) -> Image.Image:
+    """The same of a picture that is in memory.
+
+    Args:
+        content: the bytes of its file.
+        name: what messages call it.
+
+    Raises:
+        BrokenPicture: as `read_picture`.
+    """
+    with _opened(name, content) as opened:
+        return _to_rgb(ImageOps.exif_transpose(opened))
 
 
 def check_picture(path: str | PathLike[str]) -> None:
     """Look at the header alone: tens of times faster than `read_picture`, and blind to what is wrong further on.
 
     Raises:
-        ValueError: the file is missing or is no picture.
+        BrokenPicture: the file is missing, is no picture, or is a bomb.
+        OSError: the file could not be read for a reason that lies elsewhere; it names the file.
     """
+    with _opened(path):
+        pass
+
+
+@contextmanager
+def _opened(path: str | PathLike[str], content: bytes | None = None) -> Iterator[Image.Image]:
+    """The picture of a file, or of the content that its name stands for, its header read; what goes wrong is told with its name."""
+    name = os.fspath(path)
     try:
-        with Image.open(path):
-            pass
+        source = name if content is None else io.BytesIO(content)
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning), Image.open(source) as opened:
+            yield opened
     except MemoryError:
         raise
+    except OSError as error:
+        if error.errno not in _OF_THE_FILE:
+            raise OSError(error.errno, error.strerror, name) from error
+        raise BrokenPicture(name, _why(name, content, error)) from error
     except Exception as error:
-        raise ValueError(f"{path}: {_why(path, error)}") from error
+        raise BrokenPicture(name, _why(name, content, error)) from error
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
@@ -54,11 +108,13 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _why(path: str | PathLike[str], error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, IsADirectoryError):
-        return "a folder, not a picture"
+def _why(path: str, content: bytes | None, error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in _GONE:
+        return _GONE[error.errno]
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        limit = f"more than {Image.MAX_IMAGE_PIXELS:,} pixels"
+        return f"a decompression bomb: {limit}, and nothing was decoded; PIL.Image.MAX_IMAGE_PIXELS sets the limit"
     if isinstance(error, UnidentifiedImageError):
-        return "an empty file" if Path(path).stat().st_size == 0 else "not a picture in a format that Pillow knows"
+        size = os.path.getsize(path) if content is None else len(content)
+        return "not a picture in a format that Pillow knows" if size else "an empty file"
     return str(error) or type(error).__name__

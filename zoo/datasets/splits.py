@@ -14,15 +14,23 @@ EVAL_WORDS = ("eval", "val", "valid", "validation", "test")
 """Names of the eval split, in folders and in the `split` column of manifests. Where several folders are there, the first of these is it."""
 
 
-def held_out(keys: Sequence[str], share: float = 0.2) -> np.ndarray:
+HELD_OUT = 0.2
+"""The share of the names that is for eval."""
+
+
+def chance_of(key: str) -> float:
+    """A number in [0, 1) that is this name's everywhere; below `HELD_OUT` it is held out."""
+    return int.from_bytes(blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big") / 2**64
+
+
+def held_out(keys: Sequence[str], share: float = HELD_OUT) -> np.ndarray:
     """`[len(keys)]` bool: True for eval. About `share` of the keys, one at least on each side if there are two; one alone is for training.
 
     Args:
         keys: different names, in any order: the answer for a name does not depend on it.
         share: how much is held out.
     """
-    digests = [blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest() for key in keys]
-    chance = np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests])
+    chance = np.array([chance_of(key) for key in keys])
     held = chance < share
     if len(keys) > 1:
         held[chance.argmin()] = True

@@ -18,3 +18,5 @@ from .open_clip import export_open_clip as export_open_clip
 from .open_clip import text_modality as text_modality
 from .timm import compare_timm as compare_timm
 from .timm import export_timm as export_timm
+from .train_speed import TrainMeasured as TrainMeasured
+from .train_speed import bench_train as bench_train

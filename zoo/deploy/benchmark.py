@@ -232,7 +232,7 @@ def time_place(gates: Mapping[str, nn.Module], x: Tensor, rounds: int) -> tuple[
     return seconds, saved
 
 
-def _spread(values: Sequence[float]) -> Spread:
+def spread(values: Sequence[float]) -> Spread:
     low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
     return Spread(low, median, high)
 
@@ -292,8 +292,8 @@ def _bench(gate: str, batch_size: int, rounds: int, seed: int, found: Mapping[Pl
         copy_ms=statistics.median(sums["copy"]) * 1e3,
         ours=cost("ours"),
         timm=cost("timm") if both else None,
-        forward=_spread(ratios("forward timm", "forward ours")) if both else None,
-        train=_spread(ratios("train timm", "train ours")) if both else None,
+        forward=spread(ratios("forward timm", "forward ours")) if both else None,
+        train=spread(ratios("train timm", "train ours")) if both else None,
         note=f"maps up to {largest} x {largest} only, {slots} of {slots + left_out} slots" if left_out else "",
     )
 

@@ -33,6 +33,7 @@ from registry import DATASETS, nearest
 from ..datasets import Row, Split
 from ..progress import console, tracked
 from ..train import Align
+from ..train.broken import EVALUATED, Broken, BrokenFiles
 from ..train.engine import Engine
 from ..train.loader import Batch, InOrder, PreparedRows, load
 from .cells import build_cells, faiss_is_there, read_cells, search_cells, write_cells
@@ -218,17 +219,25 @@ def _is_json(value: Any) -> bool:
 class _ShownRows(PreparedRows):
     """Prepared rows, and under "shown" what can be shown of them; a picture that an earlier row has too is left out."""
 
-    def __init__(self, split: Split, task: Align):
-        super().__init__(split, task.prepare(False), 0)
+    def __init__(self, split: Split, task: Align, broken: str):
+        super().__init__(split, task.prepare(False), 0, broken=EVALUATED[broken], holes=True)
         self.collate = task.collate
         self.repeated = np.ones(len(split), dtype=bool)
         self.repeated[np.unique(split.pictures, return_index=True)[1]] = False
 
     def __getitem__(self, key: tuple[int, int]) -> Row:
-        index = key[1]
+        path, files = self._file(key[1])  # before it is opened: what is replaced meanwhile is seen the next time
+        return self._shown(key[1], self.split[key[1]], path, files)
+
+    def _finished(self, index: int, row: Row) -> Row:
+        """Of a row in which something can not be read."""
+        return self._shown(index, row, *self._file(index))
+
+    def _file(self, index: int) -> tuple[str, dict[str, list[int] | None]]:
         path = self.split.paths(index) if self.split.paths is not None else ""
-        files = {path: _stamp(path)} if path else {}  # before it is opened: what is replaced meanwhile is seen the next time
-        row = self.split[index]
+        return path, {path: _stamp(path)} if path else {}
+
+    def _shown(self, index: int, row: Row, path: str, files: dict[str, list[int] | None]) -> Row:
         shown = {name: value for name, value in row.items() if _is_json(value)}
         named = [value for value in shown.values() if isinstance(value, str) and os.path.isabs(value)]
         files |= {value: stamp for value in named if (stamp := _stamp(value))}
@@ -241,24 +250,27 @@ class _ShownRows(PreparedRows):
         return {**self.collate([{key: value for key, value in row.items() if key != "shown"} for row in rows]), "shown": shown}
 
 
-def build_index(task: Align, split: Split, engine: Engine, *, batch_size: int = 256, workers: int = 0) -> Index:
+def build_index(task: Align, split: Split, engine: Engine, *, batch_size: int = 256, workers: int = 0, broken: str = "raise") -> Index:
     """Embed every row of a split, each picture and each caption once.
 
     Raises:
-        ValueError: a row that cannot be read.
+        ValueError: a row that cannot be read; unless `broken` is "skip" or "replace", where a picture that can not be read is left out.
     """
     engine.place(task)
     task.eval()
-    plan, prepared = InOrder(len(split), batch_size), _ShownRows(split, task)
+    plan, prepared = InOrder(len(split), batch_size), _ShownRows(split, task, broken)
     shown: list[dict[str, Any]] = []
+    lost: list[Broken] = []
 
     def batches() -> Iterator[Batch]:
         for batch in tracked(load(prepared, plan, prepared.batch, workers=workers, pin=False), len(plan), "embed"):
+            lost.extend(batch.pop("broken", ()))
             shown.extend(batch.pop("shown"))
             if any(name in batch for name in task.columns):
                 yield engine.to_device(batch)
 
     embeddings, rows = task.embed_all(batches(), task.joint)
+    BrokenFiles().tell(lost, "left out of the index")
     for name in embeddings:
         first: dict[str, int] = {}
         for place, row in enumerate(rows[name].tolist()):

@@ -4,6 +4,7 @@ from .classification import ClassificationMeter as ClassificationMeter
 from .geometry import geometry as geometry
 from .geometry import warning as warning
 from .linear_probe import linear_probe as linear_probe
+from .multi_label import MultiLabelMeter as MultiLabelMeter
 from .retrieval import chance as chance
 from .retrieval import retrieval as retrieval
 from .retrieval import retrieve_both as retrieve_both

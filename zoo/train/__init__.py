@@ -3,6 +3,7 @@
 from .align import Align as Align
 from .classify import Classify as Classify
 from .config import TrainConfig as TrainConfig
+from .find_lr import find_lr as find_lr
 from .loop import fit as fit
 from .measure import evaluate as evaluate
 from .preprocess import Preprocess as Preprocess

@@ -23,6 +23,8 @@ import torch
 from timm.utils import unwrap_model
 from torch import nn
 
+from registry import nearest
+
 from ..backbones.weights import save_model
 from ..datasets.data import Row, Split
 from ..evaluate.geometry import geometry, warning
@@ -35,6 +37,8 @@ from .engine import Engine
 from .loader import Batch
 from .modalities import Collate, Prepare, PrepareRow, raw_value
 from .preprocess import Preprocess
+from .shard import shard
+from .sync_bn import sync_batch_norms
 from .task import Task
 
 _CHUNK = 256  # rows that a frozen tower reads at a time
@@ -90,6 +94,7 @@ class Align(Task):
     default_batch_size = 64
     default_lr = 1e-3
     metric = "R@1"
+    holes = True
 
     def __init__(
         self,
@@ -108,6 +113,8 @@ class Align(Task):
         self._collate = Collate({name: prepare[name] for name in joint.modalities})
         self._warned: set[tuple[str, str]] = set()
         self._known: dict[str, torch.Tensor] = {}  # features of the training rows by frozen towers
+        self._synced: Engine | None = None  # whose processes share the statistics of batch norms
+        self._sharded: frozenset[str] = frozenset()
 
     @property
     def joint(self) -> JointEmbedding:
@@ -115,6 +122,27 @@ class Align(Task):
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: Any) -> "Align":
         return self  # see above: a step averages the gradients itself
+
+    def sync_batch_norms(self, engine: Engine) -> None:
+        for tower in self.joint.towers.values():
+            sync_batch_norms(tower, engine.device)
+        self._synced = engine
+
+    def shard(self, modalities: Sequence[str], engine: Engine) -> None:
+        for name in modalities:
+            if name not in self.columns:
+                raise ValueError(f"shard: there is no tower for {name!r}; {nearest(name, list(self.columns))}")
+            if getattr(self.joint.towers[name], "reads", None) != "text":
+                raise ValueError(
+                    f"shard: the tower of {name} does not read texts; text towers are sharded, others are kept whole in each process"
+                )
+        if engine.world == 1:
+            return
+        for model in (self.joint, *([unwrap_model(self.trainable_module_ema)] if self.has_ema() else [])):
+            for name in modalities:
+                shard(model.towers[name], engine.device.type)
+        self._sharded, self.in_step = frozenset(modalities), bool(modalities)
+        self._collate = Collate(self._collate.prepare, dict.fromkeys(modalities, ""))  # its weights only come where all processes run it
 
     def check(self, split: Split, which: str) -> None:
         if which == "train" and len(split) < 2:
@@ -128,6 +156,9 @@ class Align(Task):
         if "image" not in self.preprocess:
             raise ValueError(f"the run embeds {', '.join(self.columns)}; there is no image tower")
         return self.preprocess["image"]
+
+    def networks(self) -> Sequence[nn.Module]:
+        return list(self.joint.towers.values())
 
     def prepare(self, training: bool) -> Callable[[Row], Row]:
         return PrepareRow(self.columns, self.tables, {name: each.transform(training) for name, each in self.preprocess.items()})
@@ -204,14 +235,24 @@ class Align(Task):
         """Embeddings of what the batch holds, modality -> [rows that have it, D]."""
         there = {name: batch[name] for name in self.columns if name in batch}
         if model is not None or not self.training:
-            return (model or self.joint)(there) if there else {}
-        return {name: self._embed_to_learn(name, x, batch["index"][batch[f"rows.{name}"]]) for name, x in there.items()}
+            found = (model or self.joint)(there) if there else {}
+        else:
+            alone = self._alone(batch)
+            found = {name: self._embed_to_learn(name, x, batch["index"][batch[f"rows.{name}"]], name in alone) for name, x in there.items()}
+        return {name: each[: len(batch[f"rows.{name}"])] for name, each in found.items()}  # less what stood in for a row
 
-    def _embed_to_learn(self, name: str, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def _alone(self, batch: Batch) -> set[str]:
+        """Modalities whose rows have no statistics: a single row, or, of statistics over all processes, where one of them has no row."""
+        if self._synced is None:
+            return {name for name in self.columns if name in batch and len(batch[name]) == 1}
+        fewest = self._synced.fewest([len(batch[f"rows.{name}"]) if name in batch else 0 for name in self.columns])
+        return {name for name, number in zip(self.columns, fewest, strict=True) if not number}
+
+    def _embed_to_learn(self, name: str, x: torch.Tensor, rows: torch.Tensor, alone: bool) -> torch.Tensor:
         if name in self._known:
             return self.joint.project(name, self._known[name][rows])
         # where the others are missing, one row is left: it has no statistics, and torch refuses it where the map is one pixel
-        with _learned_statistics(self.joint.towers[name]) if len(x) == 1 else nullcontext():
+        with _learned_statistics(self.joint.towers[name]) if alone else nullcontext():
             return self.joint({name: x})[name]
 
     def _loss(self, embeddings: Mapping[str, torch.Tensor], rows: Mapping[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
@@ -282,11 +323,15 @@ class Align(Task):
         whole = {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
         if replay:
             whole = {name: each.requires_grad_() for name, each in whole.items()}
-        loss = self._loss(*self._everybodys(whole, places, torch.cat([batch["id"] for batch in batches]), engine))
+        every, there, ids = self._everybodys(whole, places, torch.cat([batch["id"] for batch in batches]), engine)
+        loss = self._loss(every, there, ids)
         engine.backward(loss)
         if replay:
             self._replay(batches, states, {name: each.grad for name, each in whole.items()}, engine)
         engine.average_gradients(self.joint)
+        for name in self._sharded - there.keys():
+            for part in (self.joint.towers[name], self.joint.heads[name]):
+                part.zero_grad()  # of what stood in for a row: zeros, where one process alone has none
         return loss.detach()
 
     def _replay(
@@ -316,16 +361,26 @@ class Align(Task):
     @torch.no_grad()
     def embed_all(self, batches: Iterable[Batch], model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Embeddings of all rows, and the index of the row that each belongs to, both by modality, on the CPU."""
-        embeddings: dict[str, list[torch.Tensor]] = {}
-        indices: dict[str, list[torch.Tensor]] = {}
-        for batch in batches:
-            for name, each in self.embed(batch, model).items():
-                embeddings.setdefault(name, []).append(each.float().cpu())
-                indices.setdefault(name, []).append(batch["index"][batch[f"rows.{name}"]].cpu())
-        return {name: torch.cat(each) for name, each in embeddings.items()}, {name: torch.cat(each) for name, each in indices.items()}
+        return self._joined(self.outputs(batch, model) for batch in batches)
 
-    def evaluate(self, batches: Iterable[Batch], model: nn.Module, split: Split) -> dict[str, Any]:
-        embeddings, indices = self.embed_all(batches, model)
+    def outputs(self, batch: Batch, model: nn.Module) -> dict[str, torch.Tensor]:
+        """The embeddings of each modality, and under `index` the row that each belongs to."""
+        found: dict[str, torch.Tensor] = {}
+        for name, each in self.embed(batch, model).items():
+            found |= {name: each.float().cpu(), f"index.{name}": batch["index"][batch[f"rows.{name}"]].cpu()}
+        return found
+
+    def _joined(self, outputs: Iterable[Mapping[str, torch.Tensor]]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        parts: dict[str, list[torch.Tensor]] = {}
+        for each in outputs:
+            for key, tensor in each.items():
+                parts.setdefault(key, []).append(tensor.cpu())
+        whole = {key: torch.cat(each) for key, each in parts.items()}
+        there = [name for name in self.columns if name in whole and len(whole[name])]
+        return {name: whole[name] for name in there}, {name: whole[f"index.{name}"] for name in there}
+
+    def measure(self, outputs: Iterable[dict[str, torch.Tensor]], split: Split) -> dict[str, Any]:
+        embeddings, indices = self._joined(outputs)
         ids, pictures = torch.from_numpy(split.ids), torch.from_numpy(split.pictures)
         metrics: dict[str, Any] = {}
         shapes: dict[str, dict[str, Any]] = {}

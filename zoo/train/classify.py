@@ -1,4 +1,7 @@
-"""Classification: pictures to classes, cross-entropy with label smoothing, optionally mixup and cutmix, all timm's."""
+"""Classification: pictures to classes, cross-entropy with label smoothing, optionally mixup and cutmix, all timm's.
+
+Where a row may have several labels, or none, each class is a question of its own: binary cross-entropy, and other numbers.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,22 +16,28 @@ from torch import nn
 from ..backbones.weights import save_model
 from ..datasets.data import Row, Split
 from ..evaluate.classification import ClassificationMeter
+from ..evaluate.multi_label import MultiLabelMeter
+from .freeze import Frozen
 from .loader import Batch
 from .preprocess import Preprocess
 from .task import Task
 
 
 class _PrepareRow:
-    def __init__(self, transform: Callable, classes: int):
-        self.transform, self.classes = transform, classes
+    def __init__(self, transform: Callable, classes: int, key: str):
+        self.transform, self.classes, self.key = transform, classes, key
 
     def __call__(self, row: Row) -> Row:
-        for needed in ("label", "image"):
+        for needed in (self.key, "image"):
             if needed not in row:
                 raise ValueError(f"a row has no {needed}; a classifier needs one in every row")
-        if not 0 <= row["label"] < self.classes:
-            raise ValueError(f"label {row['label']}: the model has {self.classes} classes, expected 0 to {self.classes - 1}")
-        return {"image": self.transform(row["image"]), "label": row["label"]}
+        for label in row["labels"] if self.key == "labels" else (row["label"],):
+            if not 0 <= label < self.classes:
+                raise ValueError(f"label {label}: the model has {self.classes} classes, expected 0 to {self.classes - 1}")
+        return {"image": self.transform(row["image"]), "label": self._many_hot(row["labels"]) if self.key == "labels" else row["label"]}
+
+    def _many_hot(self, labels: Sequence[int]) -> list[float]:
+        return [float(label in labels) for label in range(self.classes)]
 
 
 def _collate(rows: Sequence[Row]) -> Batch:
@@ -49,6 +58,8 @@ class Classify(Task):
         smoothing: of the labels.
         mixup, cutmix: alpha of timm's Mixup; 0 leaves it out.
         freeze_bn: batch norms keep their statistics.
+        multi_label: a row has `labels`, any number of them, and not one `label`; smoothing moves each answer towards a half.
+        freeze: parts that do not learn: "trunk", "head", names of modules such as "stem" and "blocks.0-3".
         options: how the model was made, as JSON: it is written into the run.
 
     Raises:
@@ -72,10 +83,13 @@ class Classify(Task):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         freeze_bn: bool = False,
+        multi_label: bool = False,
+        freeze: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
     ):
         super().__init__(model, freeze_bn=freeze_bn)
         self.options = dict(options or {})
+        self.frozen = Frozen(model, freeze) if freeze else None
         if model.num_classes != len(classes):
             raise ValueError(f"num_classes: the model has {model.num_classes}, the data has {len(classes)} ({', '.join(classes[:5])}, ...)")
         if not 0 <= smoothing < 1:
@@ -86,14 +100,20 @@ class Classify(Task):
         self.name, self.preprocess, self.classes = name, preprocess, tuple(classes)
         self.smoothing, self.mixup, self.cutmix = smoothing, mixup, cutmix
         mixes = mixup > 0 or cutmix > 0
-        self._mix = Mixup(mixup, cutmix, label_smoothing=smoothing, num_classes=len(classes)) if mixes else None
-        self.criterion = create_classification_loss(**({"soft_targets": True} if mixes else {"smoothing": smoothing}))
+        mixed = {"label_smoothing": smoothing, "num_classes": len(classes), "multi_label": multi_label}
+        self._mix = Mixup(mixup, cutmix, **mixed) if mixes else None
+        self.criterion = create_classification_loss(
+            multi_label=multi_label, **({"soft_targets": True} if mixes else {"smoothing": smoothing})
+        )
+        self.multi_label = multi_label
+        if multi_label:
+            self.columns, self.metric = ("image", "labels"), "mAP"
 
     def of_pictures(self) -> Preprocess:
         return self.preprocess
 
     def prepare(self, training: bool) -> Callable[[Row], Row]:
-        return _PrepareRow(self.preprocess.transform(training), len(self.classes))
+        return _PrepareRow(self.preprocess.transform(training), len(self.classes), self.columns[1])
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         return _collate(rows)
@@ -107,16 +127,30 @@ class Classify(Task):
         if self._mix is not None and len(image) > 1:
             even = len(image) // 2 * 2  # Mixup pairs a batch with its mirror image
             image, label = self._mix(image[:even], label[:even])
-        elif self._mix is not None:
+        elif self._mix is not None and not self.multi_label:
             label = nn.functional.one_hot(label, len(self.classes)).float()
         return self(image, label)["loss"]
 
-    def evaluate(self, batches: Iterable[Batch], model: nn.Module, split: Split) -> dict[str, Any]:
+    def outputs(self, batch: Batch, model: nn.Module) -> dict[str, torch.Tensor]:
+        return {"logits": model(batch["image"]), "label": batch["label"]}
+
+    def measure(self, outputs: Iterable[dict[str, torch.Tensor]], split: Split) -> dict[str, Any]:
+        if self.multi_label:
+            return self._several(outputs)
         meter = ClassificationMeter()
-        for batch in batches:
-            meter.update(model(batch["image"]), batch["label"])
+        for each in outputs:
+            meter.update(each["logits"], each["label"])
         metrics = meter.compute()
         return {**metrics, "confusion": metrics["confusion"].tolist()}
+
+    def _several(self, outputs: Iterable[dict[str, torch.Tensor]]) -> dict[str, Any]:
+        meter = MultiLabelMeter()
+        for each in outputs:
+            meter.update(each["logits"], each["label"])
+        metrics = meter.compute()
+        of_class = dict(zip(self.classes, metrics.pop("AP").tolist(), strict=True))
+        left_out = [name for name, value in of_class.items() if math.isnan(value)]
+        return {**metrics, "AP": [None if name in left_out else value for name, value in of_class.items()], "without_positives": left_out}
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -128,6 +162,8 @@ class Classify(Task):
             "mixup": self.mixup,
             "cutmix": self.cutmix,
             "freeze_bn": self.freeze_bn,
+            **({"multi_label": True} if self.multi_label else {}),
+            "freeze": list(self.frozen.parts) if self.frozen else None,
             **self.options,
         }
 

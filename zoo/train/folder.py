@@ -13,7 +13,7 @@ from . import checkpoint
 from .config import TrainConfig
 from .lock import alone
 
-_FILES = ("config.json", "model.safetensors", "metrics.jsonl", "joint.safetensors")
+_FILES = ("config.json", "model.safetensors", "metrics.jsonl", "broken.jsonl", "skipped.jsonl", "joint.safetensors")
 
 
 def is_run(folder: Path) -> bool:
@@ -44,7 +44,7 @@ def claim(out: Path, *, overwrite: bool) -> None:
         checkpoint.remove(out / "checkpoints")
         for file in (*_FILES, *(path.name for path in out.glob("tokenizer.*.json"))):
             (out / file).unlink(missing_ok=True)
-        for folder in (*out.glob("tower.*"), out / "index"):
+        for folder in (*out.glob("tower.*"), *(out / name for name in ("index", "logs", "best", ".writing-best", ".old-best"))):
             shutil.rmtree(folder, ignore_errors=True)
     if is_run(out):
         for half in (*out.glob(".writing-*"), *out.glob("tower.*/.writing-*")):  # left by a kill
@@ -80,6 +80,22 @@ class Folder:
     def checkpoints(self) -> Path | None:
         return self.out / "checkpoints" if self.out else None
 
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path | None]:
+        """A directory to write; afterwards it takes the place of the one of that name, whole. None where nothing is written."""
+        if self.out is None:
+            yield None
+            return
+        work, final, old = self.out / f".writing-{name}", self.out / name, self.out / f".old-{name}"
+        for path in (work, old):
+            shutil.rmtree(path, ignore_errors=True)
+        work.mkdir()
+        yield work
+        if final.exists():
+            final.replace(old)
+        work.replace(final)
+        shutil.rmtree(old, ignore_errors=True)
+
     def log(self, line: dict[str, Any]) -> None:
         if self.out:
             numbers = {key: value for key, value in line.items() if not isinstance(value, list)}  # no matrix every epoch
@@ -93,18 +109,31 @@ class Folder:
                     os.truncate(path, before)  # no half line
                 raise CannotWrite(path, error, len(json.dumps(numbers))) from error
 
+    def log_skip(self, line: dict[str, Any]) -> None:
+        """A step that was left out; its `step` counts from 0."""
+        if self.out:
+            with (self.out / "skipped.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
     def keep_log_until(self, step: int) -> list[dict[str, Any]]:
         """Lines that were written after the checkpoint describe steps that are now taken again."""
-        path = self.out / "metrics.jsonl" if self.out else None
-        if path is None or not path.exists():
+        if self.out is None:
             return []
-        lines = []
-        for text in path.read_text().splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                break  # cut off by a kill
-            if line["step"] <= step:
-                lines.append(line)
-        write_whole(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
-        return lines
+        _keep(self.out / "skipped.jsonl", step - 1)
+        return _keep(self.out / "metrics.jsonl", step)
+
+
+def _keep(path: Path, step: int) -> list[dict[str, Any]]:
+    """The lines up to a step; the file holds no others afterwards."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break  # cut off by a kill
+        if line["step"] <= step:
+            lines.append(line)
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    return lines

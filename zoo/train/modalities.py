@@ -35,16 +35,20 @@ class PrepareRow:
 
 
 class Collate:
-    """Rows to a batch: each modality's values that are there, stacked, and under `rows` which rows they belong to."""
+    """Rows to a batch: each modality's values that are there, stacked, and under `rows` which rows they belong to.
 
-    def __init__(self, prepare: Mapping[str, Prepare]):
-        self.prepare = dict(prepare)
+    Args:
+        fillers: modality -> a value that stands in where no row has one, and that belongs to no row.
+    """
+
+    def __init__(self, prepare: Mapping[str, Prepare], fillers: Mapping[str, Any] | None = None):
+        self.prepare, self.fillers = dict(prepare), dict(fillers or {})
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         batch: Batch = {key: torch.tensor([row[key] for row in rows]) for key in ("id", "index")}
         for name, prepare in self.prepare.items():
             there = [number for number, row in enumerate(rows) if name in row]
-            if there:
-                batch[name] = prepare([rows[number][name] for number in there])
-                batch[f"rows.{name}"] = torch.tensor(there)
+            if there or name in self.fillers:
+                batch[name] = prepare([rows[number][name] for number in there] or [self.fillers[name]])
+                batch[f"rows.{name}"] = torch.tensor(there, dtype=torch.int64)
         return batch

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step is finished and the run saved; the second one acts at once."""
+"""Ctrl-C, SIGTERM and a closed terminal: the step is finished and the run saved; the second signal acts at once."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Stopped(Exception):
-    """Ctrl-C or SIGTERM came; the step was finished and the run saved. `signal` says which it was."""
+    """Ctrl-C, SIGTERM or SIGHUP came; the step was finished and the run saved. `signal` says which it was."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -17,7 +17,7 @@ class Stopped(Exception):
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM are noted for the end of the step; the second one acts at once."""
+    """SIGINT, SIGTERM and SIGHUP are noted for the end of the step; the second one acts at once."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught
@@ -26,9 +26,12 @@ def stop_signals() -> Iterator[list[int]]:
     def note(number: int, frame: Any) -> None:
         caught.append(number)
         if len(caught) > 1:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        wanted.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in wanted}
     try:
         yield caught
     finally:

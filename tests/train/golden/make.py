@@ -49,13 +49,11 @@ class Tiny(Task):
         return nn.functional.cross_entropy(self.trainable_module(batch["picture"]), batch["label"])
 
     def outputs(self, batch: dict, model: nn.Module) -> dict:
-        return {"right": model(batch["picture"]).argmax(1) == batch["label"]}
+        return {"right": (model(batch["picture"]).argmax(1) == batch["label"]).float()}
 
     def measure(self, outputs: Iterable, split: Any) -> dict:
-        return {"top1": 100 * torch.cat([each["right"] for each in outputs]).float().mean().item()}
-
-    def evaluate(self, batches: Iterable, model: nn.Module, split: Any) -> dict:
-        return self.measure((self.outputs(batch, model) for batch in batches), split)
+        found = [each["right"].mean().item() for each in outputs]
+        return {"top1": 100 * sum(found) / len(found)}
 
     def describe(self) -> dict:
         return {"task": self.kind}

@@ -1,0 +1,3 @@
+"""Smaller and better than trained alone."""
+
+from .distill import Distill as Distill
