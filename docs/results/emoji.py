@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 TRAIN, EVAL = ("openmoji", "twemoji"), "noto"
 RECIPE: dict[str, Any] = {"augment": "draw", "head": {"image": "stages"}, "embed_dim": 256}
 TEXT = "bag"
-CONFIG = zoo.TrainConfig(epochs=7, batch_size=128, lr=5e-3)
+CONFIG = zoo.TrainConfig(batch_size=128, lr=5e-3)
 WAYS = ("text->image", "image->text")
 
 
@@ -78,11 +78,12 @@ class Recipe:
     image: str  # a tower's name; "start" is the folder that `start` writes
     loss: Any
     img_size: int
+    epochs: int
     part_lr: Mapping[str, float] | None = None
 
 
-REAL = Recipe("start", "siglip", 96, {"towers.image": 3e-4})
-SCRATCH = Recipe("effnet_cbam_b0", "siglip", 64)
+REAL = Recipe("start", "siglip", 96, 10, {"towers.image": 3e-4})
+SCRATCH = Recipe("effnet_cbam_b0", "siglip", 64, 15)
 RUNS = {
     "real weights, CBAM grafted in": REAL,
     "real weights, CBAM grafted in, open_clip's loss": replace(REAL, loss=open_clip_loss),
@@ -100,7 +101,7 @@ def trained(manifest: Path, start: Path, what: str, seed: int, threads: int) -> 
     image = f"{start.resolve()}/" if recipe.image == "start" else recipe.image
     task = zoo.create_task({"image": image, "text": TEXT}, data, loss=recipe.loss, img_size=recipe.img_size, **RECIPE)
     began = time.monotonic()
-    metrics = zoo.fit(task, data.train, None, replace(CONFIG, part_lr=recipe.part_lr, seed=seed))
+    metrics = zoo.fit(task, data.train, None, replace(CONFIG, epochs=recipe.epochs, part_lr=recipe.part_lr, seed=seed))
     minutes = (time.monotonic() - began) / 60
     found = zoo.evaluate(task, data.eval)
     return {"minutes": minutes, "loss": metrics["loss"], **{way: found[way]["R@1"] for way in WAYS}}
@@ -116,10 +117,10 @@ def write(found: dict[str, dict[str, float]], seeds: int, rows: int, threads: in
         f"`python docs/results/emoji.py run emoji.csv start --seeds {seeds}` (how to make the two is in its first lines). A run is",
         "",
         f"    zoo train image=start/ text={TEXT} --data emoji.csv --head image=stages --loss {REAL.loss} --augment draw \\",
-        f"        --img-size {REAL.img_size} --epochs {CONFIG.epochs} --batch-size {CONFIG.batch_size} --lr {CONFIG.lr:g} \\",
+        f"        --img-size {REAL.img_size} --epochs {REAL.epochs} --batch-size {CONFIG.batch_size} --lr {CONFIG.lr:g} \\",
         f"        --tower-lr image={(REAL.part_lr or {})['towers.image']:g} --out runs/emoji",
         "",
-        f"and from scratch `image={SCRATCH.image}`, {SCRATCH.img_size} pixels, without `--tower-lr`. open_clip's loss is its `ClipLoss`,",
+        f"and from scratch `image={SCRATCH.image}`, {SCRATCH.img_size} pixels, {SCRATCH.epochs} epochs, without `--tower-lr`. open_clip's loss is its `ClipLoss`,",
         "without ids, its logit scale started and clamped as its trainer does; towers, data, seeds and steps are the same.",
         "",
         "| run | name -> picture, median | each seed | picture -> name, median | each seed | minutes |",
