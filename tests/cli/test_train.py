@@ -95,7 +95,7 @@ def test_every_option_of_a_joint_embedding_arrives(zoo, disk, tmp_path):
         (("effnet_eca_test", "--opt", "adamww"), "unknown optimizer 'adamww'; did you mean 'adamw'"),
         (("effnet_eca_test", "--sched", "cosin"), "unknown schedule 'cosin'; known: cosine"),
         (("effnet_eca_test", "--augment", "flip"), "augment: expected one of none, shift"),
-        (("effnet_eca_test", "--freeze", "stem"), "freeze: expected bn, got 'stem'"),
+        (("effnet_eca_test", "--freeze", "stemm"), "'stemm' is no part of this network; did you mean 'stem'"),
         (("effnet_eca_test", "--precision", "fp8"), "precision: expected one of fp32"),
         (("effnet_eca_test", "--precision", "fp16", "--device", "cpu"), "fp16 needs a GPU"),
         (("effnet_eca_test", "--device", "tpu"), "device: expected one of auto"),

@@ -131,7 +131,11 @@ def _zero_shot(opened: Run, data: str | None, templates: Path | None, engine: En
     sentences = TEMPLATES if templates is None else read_templates(templates)
     found = _labelled(opened, data, broken)
     reading["broken"] = broken
-    pictures, labels = _embed_pictures(task, found, "eval", lambda image: task.embed({"image": image})["image"], engine, **reading)
+
+    def embed_image(image: torch.Tensor) -> torch.Tensor:
+        return task.embed({"image": image, "rows.image": torch.arange(len(image), device=image.device)})["image"]
+
+    pictures, labels = _embed_pictures(task, found, "eval", embed_image, engine, **reading)
 
     @torch.no_grad()
     def embed_text(texts: list[str]) -> torch.Tensor:
