@@ -152,8 +152,8 @@ class Batches:
 
 
 def _started(loader: DataLoader) -> Iterator[Any]:
-    """Its iterator; SIGTERM waits until the workers, which are born without ears for it, know what to make of it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    """Its iterator; the workers are born without ears for signals that their parent gets too, and learn what to make of them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     try:
         return iter(loader)
     finally:
