@@ -59,8 +59,10 @@ def test_memory_is_that_of_a_few_rows(here, name, monkeypatch):
 
 @linux
 @pytest.mark.parametrize("name", sorted(loss_memory.OPEN_CLIPS))
-def test_the_estimate_of_open_clips_memory(here, name):
-    assert here(name, "open_clip", 4096) == pytest.approx(loss_memory.MATRICES[name] * 64, rel=0.15)
+def test_the_estimate_of_open_clips_memory(name):
+    """In a process of its own, as `zoo bench loss` has it: what this one has kept would be part of the answer."""
+    cost = loss_memory._measure(name, "open_clip", rows=4096, **ASKED)
+    assert cost.mib == pytest.approx(loss_memory.MATRICES[name] * 64, rel=0.15)
 
 
 @pytest.mark.parametrize("name", sorted(loss_memory.OPEN_CLIPS))
