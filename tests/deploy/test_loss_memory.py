@@ -88,7 +88,7 @@ def test_losses_beside_open_clips(monkeypatch):
     ]
     assert [row.note for row in found] == [
         *["open_clip has no such loss"] * 2,
-        *("", "open_clip's ClipLoss would take about 17 GiB, more than 70% of the 10 available"),
+        *("", "open_clip's ClipLoss would take about 17 GiB, more than 80% of the 10 available"),
     ]
     assert asked == [
         *(("barlow", "ours", 4096), ("barlow", "ours", 32768)),

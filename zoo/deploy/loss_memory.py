@@ -26,7 +26,7 @@ from ..progress import progress
 
 OPEN_CLIPS = {"clip": "ClipLoss", "siglip": "SigLipLoss"}
 MATRICES = {"clip": 4.2, "siglip": 5.2}  # of N x N numbers that open_clip's losses were measured to have alive at their peak
-FREE = 0.7  # of the memory that is available: what a measurement may be expected to take
+FREE = 0.8  # of the memory that is available: what a measurement may be expected to take
 _FEW = 8  # rows of the first run, which pays for threads and kernels
 
 
