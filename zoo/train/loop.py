@@ -127,9 +127,6 @@ class _Training:
         task.plan_freezing(config.unfreeze_at)
         self._set_up()
         self.grafted = any(hand_overs(self.model(False)))
-        if self.step:
-            for averaged in {False, self.averages}:
-                self.hand_over(self.step - 1, averaged)
 
     def _set_up(self) -> None:
         """Optimizer, running average and schedule, as they were at the last checkpoint if the run goes on."""
