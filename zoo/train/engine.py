@@ -275,13 +275,11 @@ class Engine:
 
     def mean(self, number: float) -> float:
         """The mean of the processes' numbers."""
-        if self.world == 1:
-            return number
-        return self.accelerator.reduce(torch.tensor([number], dtype=torch.float64, device=self.device), "mean").item()
+        return self.averaged(torch.tensor(number, dtype=torch.float64, device=self.device)).item()
 
     def every(self, things: list[Any]) -> list[Any]:
         """The lists of all processes, one behind the other."""
-        return gather_object(things) if self.world > 1 else things
+        return [thing for theirs in self.everybodys(things) for thing in theirs]
 
     def shared(self, value: Any) -> Any:
         """The first process's value, in all of them."""
