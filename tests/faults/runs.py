@@ -28,11 +28,10 @@ from typing import Any
 
 import numpy as np
 import psutil
-import safetensors.torch
 import torch
 
 import zoo
-from zoo import cli
+from zoo import cli, files
 from zoo.cli import app
 from zoo.datasets import Data, Split
 from zoo.train import checkpoint, loop, sampler
@@ -45,6 +44,8 @@ ROWS, STEPS_PER_EPOCH, EPOCHS = 60, 5, 2
 STEPS = STEPS_PER_EPOCH * EPOCHS
 COMMAND_ROWS = 320
 STAGES = ("before", "gradients", "updated", "averaged", "evaluating", "saving")
+
+OF_THE_CLOCK = ("seconds", "rows_per_second", "waiting", "saving")  # what no two runs have alike in their logs
 
 Happening = tuple[int, str, int]
 
@@ -112,7 +113,7 @@ class _Happenings:
         for kind in (Task, zoo.train.Align):
             self._after(kind, "after_step", "updated")
         self._after(Task, "update_ema", "averaged")
-        evaluate, save_file = loop.evaluate, safetensors.torch.save_file
+        evaluate, write_new = loop.evaluate, files.write_new
 
         def evaluating(*args: Any, before_batch: Callable[[], None], **kwargs: Any) -> Any:
             batches = []
@@ -125,14 +126,14 @@ class _Happenings:
 
             return evaluate(*args, before_batch=before, batch_size=8, **kwargs)
 
-        def saving(tensors: Any, path: Path, *args: Any, **kwargs: Any) -> None:
-            save_file(tensors, path, *args, **kwargs)
-            if "checkpoints" not in str(path) and (happening := self.waits("saving")):
+        def saving(path: Path, content: bytes) -> None:
+            write_new(path, content)
+            if path.name.startswith(".writing-model.safetensors") and (happening := self.waits("saving")):
                 if happening[2] == signal.SIGKILL:
-                    os.truncate(path, os.path.getsize(path) // 2)
+                    os.truncate(path, len(content) // 2)
                 self.here("saving")
 
-        loop.evaluate, safetensors.torch.save_file = evaluating, saving
+        loop.evaluate, files.write_new = evaluating, saving
 
     def _after(self, owner: type, name: str, stage: str, begins: bool = False) -> None:
         original = getattr(owner, name)
@@ -227,7 +228,7 @@ def soak(out: str, seen: str, workers: int, epochs: int, leaks: bool = False) ->
 def command(*arguments: str) -> None:
     """`zoo ...`, with little data called digits."""
     little = dataclasses.replace(DIGITS, train=DIGITS.train.take(range(COMMAND_ROWS)), eval=DIGITS.eval.take(range(32)))
-    cli.train.open_data = lambda name: little  # type: ignore[attr-defined]
+    cli.train.open_data = lambda name, **_: little  # type: ignore[attr-defined]
     sys.exit(app.run(list(arguments)))
 
 
@@ -338,7 +339,7 @@ def digest(out: Path) -> dict[str, str]:
     """sha256 of all that a training leaves: weights, running average and optimizer of the last checkpoint, the run's network, its log."""
     tensors, optimizer, state = checkpoint.read(checkpoint.checkpoints(out / "checkpoints")[-1])
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    timeless = [{key: value for key, value in line.items() if "second" not in key and "share" not in key} for line in lines]
+    timeless = [{key: value for key, value in line.items() if key not in OF_THE_CLOCK} for line in lines]
     files = sorted([*out.glob("*.safetensors"), *out.glob("skipped.jsonl")])
     return {
         "step": str(state["step"]),

@@ -72,8 +72,8 @@ def test_the_network_of_the_run_is_whole_at_any_time(tmp_path):
     ends = runs.STEPS_PER_EPOCH - 1
     run = runs.start(runs.train, "classify", str(tmp_path / "cut"), {}, log=tmp_path / "log", happenings=[(ends, "saving", signal.SIGKILL)])
     assert run.wait() == [-9], run.said()
-    halves = [path for path in (tmp_path / "cut").rglob("*") if path.name == "model.safetensors" and "checkpoints" not in path.parts]
-    assert len(halves) == 2  # the half one, in a folder of its own, and the whole one
+    half, whole = next((tmp_path / "cut").glob(".writing-model.safetensors*")), tmp_path / "cut" / "model.safetensors"
+    assert 0 < half.stat().st_size < whole.stat().st_size
     network = timm.create_model(f"local-dir:{tmp_path / 'cut'}", pretrained=True)
     assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
     assert runs.checkpoint.read(runs.checkpoint.checkpoints(tmp_path / "cut" / "checkpoints")[-1])[2]["step"] == ends + 1
