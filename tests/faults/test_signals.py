@@ -69,7 +69,7 @@ def test_one_process(tmp_path, whole, number, step, stage, saved):
 def test_two_processes(tmp_path, whole, number, rank):
     half = ("--batch-size", "32")
     codes, said = run(tmp_path, "cut", *half, happenings=[(2, "before", number)], world=2, rank=rank)
-    assert codes == [CODES[number]] * 2 or codes == [143 if rank == 1 else CODES[number], CODES[number]], (codes, said)
+    assert codes == [CODES[number]] * 2, (codes, said)
     assert saved_step(tmp_path / "cut") == 3
     assert run(tmp_path, "cut", *half, world=2)[0] == [0, 0]
     assert runs.digest(tmp_path / "cut") == whole[2]

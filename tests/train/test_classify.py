@@ -44,10 +44,16 @@ def test_micro_batches_sum_to_the_gradient_of_the_whole(task, data):
 
 
 def test_mixup_takes_odd_batches_and_single_rows(data):
+    """Each row of them: one that is no number is seen, wherever it stands."""
     task = zoo.create_task("effnet_none_test", data, mixup=0.8, cutmix=1.0)
     task.train()
     for count in (2, 5, 4):
         assert task.batch_loss(batch_of(task, data.train, range(count))).isfinite()
+        for row in range(count):
+            batch = batch_of(task, data.train, range(count))
+            batch["image"][row] = float("nan")
+            assert not task.batch_loss(batch).isfinite()
+        task.trainable_module.load_state_dict(zoo.create_task("effnet_none_test", data).trainable_module.state_dict())  # the statistics
     task.eval()
     assert task.batch_loss(batch_of(task, data.train, [3])).isfinite()
 

@@ -124,11 +124,11 @@ class Classify(Task):
 
     def batch_loss(self, batch: Batch) -> torch.Tensor:
         image, label = batch["image"], batch["label"]
-        if self._mix is not None and len(image) > 1:
-            even = len(image) // 2 * 2  # Mixup pairs a batch with its mirror image
-            image, label = self._mix(image[:even], label[:even])
-        elif self._mix is not None and not self.multi_label:
-            label = nn.functional.one_hot(label, len(self.classes)).float()
+        if self._mix is not None:
+            rows = len(image)
+            if rows % 2:  # Mixup pairs a batch with its mirror image: the last row twice
+                image, label = torch.cat([image, image[-1:]]), torch.cat([label, label[-1:]])
+            image, label = (each[:rows] for each in self._mix(image, label))
         return self(image, label)["loss"]
 
     def outputs(self, batch: Batch, model: nn.Module) -> dict[str, torch.Tensor]:

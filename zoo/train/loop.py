@@ -393,7 +393,7 @@ class _Training:
             self.save_model()
 
     def stopped(self, caught: list[int]) -> Stopped:
-        number = caught[0] if caught else signal.SIGTERM  # another process was asked
+        number = self.engine.every(caught[:1])[0]  # all end with the code of the signal, whichever process got it
         where = f"saved at step {self.step} of {self.plan.steps} in {self.out}; --resume goes on from there"
         return Stopped(f"stopped by {signal.Signals(number).name}: {where if self.out else 'nothing is saved: no out was given'}", number)
 
