@@ -92,7 +92,8 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
-        return self.accelerator.device
+        device = self.accelerator.device  # of several processes "cpu:0", which is no other place, but moving to it would copy
+        return torch.device("cpu") if device.type == "cpu" else device
 
     @property
     def rank(self) -> int:

@@ -39,12 +39,17 @@ class Guard:
         self._buffers = list(module.buffers())
         self._kept = [buffer.clone() for buffer in self._buffers]
         # a mask of a text tower holds infinities by design; statistics start as numbers
-        self._statistics = [buffer for buffer in self._buffers if buffer.is_floating_point() and bool(buffer.isfinite().all())]
+        self._watched = [buffer.is_floating_point() and bool(buffer.isfinite().all()) for buffer in self._buffers]
 
     def keep(self) -> None:
         """Remember the buffers; called before each step."""
+        self._buffers = list(self.module.buffers())  # anew: moving a module to where it is already can make others of them
         if self._buffers:
             torch._foreach_copy_(self._kept, self._buffers)
+
+    @property
+    def _statistics(self) -> list[torch.Tensor]:
+        return [buffer for buffer, watched in zip(self.module.buffers(), self._watched, strict=True) if watched]
 
     def refuses(self, loss: float, norm: float) -> bool:
         """Whether the loss of any process, the norm of the gradients or a statistic is no number."""
@@ -84,7 +89,7 @@ class Guard:
             FloatingPointError: the weights after `step` steps are no numbers; which, by name.
         """
         named = [*self.module.named_parameters(), *self.module.named_buffers()]
-        watched = [parameter for parameter in self.module.parameters() if parameter.is_floating_point()] + self._statistics
+        watched = [*(parameter for parameter in self.module.parameters() if parameter.is_floating_point()), *self._statistics]
         if self.engine.any(not math.isfinite(self.engine.norm(self.module, watched))):
             known = {id(tensor) for tensor in watched}
             bad = [name for name, tensor in named if id(tensor) in known and not tensor.isfinite().all()]
