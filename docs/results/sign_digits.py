@@ -69,7 +69,11 @@ def write(found: dict[str, dict[str, float]], seeds: int) -> None:
         f"| median | {middle['top1']:.1f} | {middle['minutes']:.1f} | {middle['processor']:.1f} |",
     ]
     packages = ", ".join(f"{package} {version(package)}" for package in ("effnet-zoo", "torch", "timm"))
-    lines += ["", f"{packages}, Python {platform.python_version()}, {platform.machine()} CPU, {THREADS} threads, float32."]
+    lines += [
+        "",
+        f"{packages}, Python {platform.python_version()}, {platform.machine()} CPU, {THREADS} threads, float32;",
+        "other work wanted the same two cores: the last column is what the training had of them.",
+    ]
     (HERE / "sign_digits.md").write_text("\n".join(lines) + "\n")
 
 
