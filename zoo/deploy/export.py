@@ -245,7 +245,7 @@ def _scales(joint: JointEmbedding) -> dict[str, float]:
     """What cosines of each pair are multiplied with before a softmax."""
     if joint.logit_scale is None:
         return {}
-    return {"-".join(pair): float(joint.logit_scale[number].exp()) for number, pair in enumerate(joint.pairs)}
+    return {"-".join(pair): joint.logit_scale[number].exp().item() for number, pair in enumerate(joint.pairs)}
 
 
 def _json(config: Mapping[str, Any]) -> bytes:
