@@ -9,6 +9,8 @@ The H W x H W weights are never stored: `scaled_dot_product_attention` works thr
 Wang et al., Non-local Neural Networks, arXiv 1711.07971, equations 1, 3 and 6.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerType
@@ -17,6 +19,7 @@ from torch import nn
 from registry import ATTENTION
 
 from ..layers import BatchNorm, rd_channels
+from ..layers.narrow import narrow_each, narrow_in, narrow_out
 
 
 @ATTENTION.register("nl")
@@ -65,6 +68,12 @@ class NonLocal(nn.Module):
         nn.init.zeros_(self.theta.bias)  # type: ignore[arg-type]  # it is built with one
         self.bn.reset_parameters()
         nn.init.zeros_(self.bn.weight)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        for layer in (self.theta, self.phi, self.g):
+            narrow_in(layer, keep)
+        narrow_out(self.z, keep)
+        narrow_each(self.bn, keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         _, _, h, w = x.shape
