@@ -10,24 +10,25 @@ and the memory traffic is there, while what blocks hand to one another, shortcut
 
 import copy
 import math
+import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from timm.layers import CondConv2d
-from timm.models._efficientnet_blocks import DepthwiseSeparableConv
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..backbones.graft import hand_overs
 from ..backbones.pruned import Width, cut, cut_to, record_cuts
-from ..backbones.slots import evaluating, input_size, shown, slots
-from ..backbones.timm_gates import can_narrow, gate_name
+from ..backbones.slots import blocks, input_size, shown, slots
+from ..backbones.timm_gates import can_narrow
 
 _LEAST = 1 / 8  # of a width stays, whatever the target: a block of a few channels says nothing
+_NEAR = 0.02  # of the target
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class PruneReport(Sequence[Cut]):
 
 @torch.no_grad()
 def count_macs(model: nn.Module, size: tuple[int, int, int] | None = None) -> int:
-    """Multiplications of convolutions and matrices for one picture [C, H, W]; at the network's own size by default. No number is computed."""
+    """Multiplications of convolutions and matrices for one picture [C, H, W], of the network's own size by default; nothing is computed."""
     empty = copy.deepcopy(model).to("meta").eval()
     dtype = next(empty.parameters()).dtype
     with FlopCounterMode(display=False) as counter:
@@ -158,6 +159,11 @@ def _depthwise(layer: Any) -> bool:
     return isinstance(layer, nn.Conv2d) and layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
 
 
+def _has_more(layer: nn.Module) -> bool:
+    """Whether a layer has numbers of its own kind, as a convolution with a gain."""
+    return bool({name for name, _ in [*layer.named_parameters(), *layer.named_buffers()]} - {"weight", "bias"})
+
+
 def _width(group: Any, names: Mapping[nn.Module, str], tp: Any) -> Width | None:
     """The width that a group of torch-pruning's is, or None where something else hangs on its channels."""
     makers: list[str] = []
@@ -168,7 +174,7 @@ def _width(group: Any, names: Mapping[nn.Module, str], tp: Any) -> Width | None:
         layer = dependency.target.module
         if isinstance(layer, nn.BatchNorm2d | _Gate) or _depthwise(layer):
             into = each
-        elif isinstance(layer, nn.Conv2d | nn.Linear) and getattr(layer, "groups", 1) == 1:
+        elif isinstance(layer, nn.Conv2d | nn.Linear) and getattr(layer, "groups", 1) == 1 and not _has_more(layer):
             into = makers if dependency.handler in outward else readers
         elif type(layer).__name__ == "_ElementWiseOp":  # an activation, a pooling; a sum would bring a second maker
             continue
@@ -179,19 +185,14 @@ def _width(group: Any, names: Mapping[nn.Module, str], tp: Any) -> Width | None:
     return Width(makers[0], tuple(each), tuple(readers)) if len(makers) == 1 and readers else None
 
 
-def _block(model: nn.Module, width: Width) -> Any:
-    """The block in which the channels are read, and made unless the stem makes them; None where they leave one."""
-    paths = [path.split(".") for path in (*width.each, *width.readers)]
-    first = model.get_submodule(width.readers[0].rpartition(".")[0])
-    if isinstance(first, DepthwiseSeparableConv) and not first.has_skip and "." not in width.maker:
-        own = [path for path in width.each if path.startswith(width.readers[0].rpartition(".")[0] + ".")]
-        return first if own and len(width.readers) == 1 else None  # its expanded width is the stem's
-    paths.append(width.maker.split("."))
-    shared = 0
-    while all(len(path) > shared + 1 and path[shared] == paths[0][shared] for path in paths):
-        shared += 1
-    block = model.get_submodule(".".join(paths[0][:shared]))
-    return None if shared == 0 or isinstance(block, nn.Sequential | nn.ModuleList) else block
+def _inside(model: nn.Module, width: Width) -> bool:
+    """Whether the channels begin and end inside a block; those of the stem do, where the first block alone reads them."""
+    paths = [width.maker, *width.each, *width.readers]
+    if "." not in width.maker:
+        beyond = [path for path in paths if "." in path]
+        return any(all(path.startswith(f"{block}.") for path in beyond) for _, block, _ in blocks(model))
+    shared = os.path.commonprefix([path.split(".")[:-1] for path in paths])
+    return bool(shared) and not isinstance(model.get_submodule(".".join(shared)), nn.Sequential | nn.ModuleList)
 
 
 @contextmanager
@@ -230,7 +231,7 @@ def widths(model: nn.Module, size: tuple[int, int, int] | None = None) -> dict[W
     found: dict[Width, torch.Tensor] = {}
     for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
         width = _width(group, names, tp)
-        if width is None or _block(model, width) is None or features & {width.maker, *width.each}:
+        if width is None or not _inside(model, width) or features & {width.maker, *width.each}:
             continue
         found[width] = importance(group)
     order = {path: place for place, (path, _) in enumerate(model.named_modules())}
@@ -285,6 +286,25 @@ def _steps(rules: Mapping[Width, _Rule]) -> list[tuple[Width, int]]:
     return [(width, left) for _, width, left in sorted(cuts, key=lambda cut: -cut[0])]
 
 
+def _nearest(steps: Sequence[tuple[Width, int]], target: float, left: Callable[[Mapping[Width, int]], int]) -> dict[Width, int]:
+    """The cuts, taken in order, after which the multiplications are nearest to the target: what they are is `left`'s to say."""
+    low, high = 0, len(steps)  # more than the target is left after `low` cuts, not more after `high`
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if left(dict(steps[:middle])) > target else (low, middle)
+    chosen, too_coarse = dict(steps[:low]), set()  # of each width the last cut counts
+    for width, count in steps[low:]:
+        if left(chosen) <= target * (1 + _NEAR):
+            break
+        if width not in too_coarse:  # a step may be large in a small network: then another width's is taken
+            after = left({**chosen, width: count})
+            if after < target * (1 - _NEAR):
+                too_coarse.add(width)
+            else:
+                chosen[width] = count
+    return chosen
+
+
 def prune(model: nn.Module, macs: float = 0.5, *, size: tuple[int, int, int] | None = None, round_to: int = 8) -> PruneReport:
     """Cut the widths inside a network's blocks, in place, until this share of its multiplications is left.
 
@@ -318,27 +338,23 @@ def prune(model: nn.Module, macs: float = 0.5, *, size: tuple[int, int, int] | N
     empty = copy.deepcopy(model).to("meta")
     steps = _steps(rules)
 
-    def after(taken: int) -> dict[Width, int]:
-        return dict(steps[:taken])  # of each width the last
-
-    def left(taken: int) -> int:
+    def left(cuts: Mapping[Width, int]) -> int:
         shape = copy.deepcopy(empty)
-        for width, count in after(taken).items():
+        for width, count in cuts.items():
             cut_to(shape, width, count)
-        return count_macs(shape, size or input_size(model))
+        try:
+            return count_macs(shape, size or input_size(model))
+        except RuntimeError as error:  # something knows of the channels without saying so
+            raise ValueError(f"{name} cannot be pruned: {str(error).partition(chr(10))[0]}") from error
 
-    whole, least = left(0), left(len(steps))
+    whole, least = left({}), left(dict(steps))
     target = macs * whole
     if least > target:
         raise ValueError(
             f"macs: {macs:g} cannot be reached in {name}: with every width inside its blocks at an eighth, {least / whole:.3f} of the "
             "multiplications are left; they are in the stem, the head and what blocks hand to one another"
         )
-    low, high = 0, len(steps)  # more than the target is left after `low`, not more after `high`
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if left(middle) > target else (low, middle)
-    chosen = after(high if target - left(high) <= left(low) - target or low == 0 else low)
+    chosen = _nearest(steps, target, left)
     parameters = _parameters(model)
     cuts = []
     for width, count in chosen.items():
