@@ -98,7 +98,7 @@ class SCSA(nn.Module):
     def narrow(self, keep: Sequence[int]) -> None:
         quarter = len(keep) // 4
         for number, conv in enumerate(self.convs):
-            narrow_each(conv, [each % conv.in_channels for each in keep[number * quarter : (number + 1) * quarter]])
+            narrow_each(conv, [each % (self.norm.num_channels // 4) for each in keep[number * quarter : (number + 1) * quarter]])
         for layer in (self.norm_h, self.norm_w, self.norm, self.q, self.k, self.v):
             narrow_each(layer, keep)
 

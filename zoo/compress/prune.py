@@ -110,7 +110,7 @@ class _Experts(nn.Module):
         kernels = layer.weight.detach().view(layer.num_experts, *layer.weight_shape)
         self.conv = nn.Conv2d(
             *(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride),
-            padding=[(size - 1) // 2 for size in layer.kernel_size],
+            padding=layer.kernel_size[0] // 2,
             groups=layer.groups,
             bias=False,
         )
@@ -125,7 +125,7 @@ def _traceable(model: nn.Module) -> nn.Module:
     traced = copy.deepcopy(model).float().cpu().requires_grad_()
     found = {path: _Gate() for path, gate in slots(traced).items() if gate is not None}
     experts = {path: _Experts(layer) for path, layer in traced.named_modules() if isinstance(layer, CondConv2d)}
-    for path, stand_in in (found | experts).items():  # type: ignore[operator]
+    for path, stand_in in (found | experts).items():
         traced.set_submodule(path, stand_in)
     return traced
 
