@@ -63,7 +63,7 @@ def prune_run(
     run: Annotated[Path, typer.Argument(help="A directory that zoo train made.")],
     out: Annotated[Path, typer.Option(help="The new run directory.")],
     macs: Annotated[float, typer.Option(help="Share of the multiplications that is to be left, between 0 and 1.")] = 0.5,
-    steps: Annotated[int, typer.Option(min=1, help="Cut in so many steps, with a part of the epochs after each.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Cut in so many steps, with a part of the epochs after each.")] = 3,
     finetune_epochs: Annotated[int | None, typer.Option(min=0, help="Recover, on the run's data and recipe; its own by default.")] = None,
     distill: Annotated[
         bool | None, typer.Option("--distill/--no-distill", help="Learn from the unpruned network as well; classifiers do by default.")
@@ -79,7 +79,7 @@ def prune_run(
     """Cut the widths inside a trained network's blocks, and let it recover. Of a joint embedding: the image tower.
 
     zoo prune runs/digits --macs 0.5 --out runs/half
-    zoo prune runs/digits --macs 0.3 --steps 3 --finetune-epochs 12 --out runs/third
+    zoo prune runs/digits --macs 0.3 --steps 5 --finetune-epochs 20 --out runs/third
     """
     _may_write(run, out, resume, overwrite, finetune_epochs != 0)
     opened = load_run(run)

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..backbones.graft import hand_overs
 from ..backbones.pruned import Width, cut, cut_to, record_cuts
 from ..backbones.slots import blocks, input_size, shown, slots
-from ..backbones.timm_gates import can_narrow
+from ..backbones.timm_gates import can_narrow, gate_name
 
 _LEAST = 1 / 8  # of a width stays, whatever the target: a block of a few channels says nothing
 _NEAR = 0.02  # of the target
@@ -79,13 +79,18 @@ class PruneReport(Sequence[Cut]):
         return "\n".join([lines[0], "  ".join("-" * size for size in width), *lines[1:], *totals])
 
 
-@torch.no_grad()
 def count_macs(model: nn.Module, size: tuple[int, int, int] | None = None) -> int:
     """Multiplications of convolutions and matrices for one picture [C, H, W], of the network's own size by default; nothing is computed."""
-    empty = copy.deepcopy(model).to("meta").eval()
+    return _macs(copy.deepcopy(model).to("meta"), size or input_size(model))
+
+
+@torch.no_grad()
+def _macs(empty: nn.Module, size: tuple[int, int, int]) -> int:
+    """Of a network on the meta device."""
+    empty.eval()
     dtype = next(empty.parameters()).dtype
     with FlopCounterMode(display=False) as counter:
-        empty(torch.empty(1, *(size or input_size(model)), device="meta", dtype=dtype))
+        empty(torch.empty(1, *size, device="meta", dtype=dtype))
     return counter.get_total_flops() // 2
 
 
@@ -214,12 +219,6 @@ def widths(model: nn.Module, size: tuple[int, int, int] | None = None) -> dict[W
     tp = _torch_pruning()
     if under_way := [path for path, _ in hand_overs(model)]:
         raise ValueError(f"{under_way[0]}: a new gate is taking over from an old one there; train first, or call zoo.finish_swap(model)")
-    for path, gate in slots(model).items():
-        if gate is not None and not can_narrow(gate):
-            raise ValueError(
-                f"{path}: {type(gate).__name__} ({shown(gate)}) does not say what is left of it for some of its channels, so the network "
-                "cannot be pruned; give it a method narrow(keep), as registry.ATTENTION asks, or swap it (zoo swap)"
-            )
     traced = _traceable(model)
     names = {layer: path.removesuffix(".conv") if _is_experts(traced, path) else path for path, layer in traced.named_modules()}
     with _quiet(), torch.enable_grad():
@@ -233,6 +232,13 @@ def widths(model: nn.Module, size: tuple[int, int, int] | None = None) -> dict[W
         width = _width(group, names, tp)
         if width is None or not _inside(model, width) or features & {width.maker, *width.each}:
             continue
+        for path in width.each:
+            gate = model.get_submodule(path)
+            if gate_name(gate) is not None and not can_narrow(gate):
+                raise ValueError(
+                    f"{path}: {type(gate).__name__} ({shown(gate)}) does not say what is left of it for some of its channels, so the "
+                    "network cannot be pruned; give it a method narrow(keep), as registry.ATTENTION asks, or swap it (zoo swap)"
+                )
         found[width] = importance(group)
     order = {path: place for place, (path, _) in enumerate(model.named_modules())}
     return dict(sorted(found.items(), key=lambda item: order[item[0].maker]))
@@ -293,15 +299,17 @@ def _nearest(steps: Sequence[tuple[Width, int]], target: float, left: Callable[[
         middle = (low + high) // 2
         low, high = (middle, high) if left(dict(steps[:middle])) > target else (low, middle)
     chosen, too_coarse = dict(steps[:low]), set()  # of each width the last cut counts
+    now = left(chosen)
     for width, count in steps[low:]:
-        if left(chosen) <= target * (1 + _NEAR):
+        if now <= target * (1 + _NEAR):
             break
-        if width not in too_coarse:  # a step may be large in a small network: then another width's is taken
-            after = left({**chosen, width: count})
-            if after < target * (1 - _NEAR):
-                too_coarse.add(width)
-            else:
-                chosen[width] = count
+        if width in too_coarse:
+            continue
+        after = left({**chosen, width: count})
+        if after < target * (1 - _NEAR):  # a step may be large in a small network: then another width's is taken
+            too_coarse.add(width)
+        else:
+            chosen[width], now = count, after
     return chosen
 
 
@@ -343,7 +351,7 @@ def prune(model: nn.Module, macs: float = 0.5, *, size: tuple[int, int, int] | N
         for width, count in cuts.items():
             cut_to(shape, width, count)
         try:
-            return count_macs(shape, size or input_size(model))
+            return _macs(shape, size or input_size(model))
         except RuntimeError as error:  # something knows of the channels without saying so
             raise ValueError(f"{name} cannot be pruned: {str(error).partition(chr(10))[0]}") from error
 
