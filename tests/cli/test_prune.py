@@ -1,17 +1,40 @@
 """zoo prune: a run to one with narrower blocks, recovered, with a card; a stopped one goes on; mistakes are told."""
 
 import json
+import os
+import signal
 import sys
 
 import pytest
 import timm
 import torch
-from test_swap import files, says, stop_after
 
 from zoo import load_run
 from zoo.backbones.slots import blocks, widths
+from zoo.train.task import Task
 
 pytest.importorskip("torch_pruning", reason="torch-pruning is not installed: pip install 'effnet-zoo[prune]'")
+
+
+def files(folder) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def says(run) -> torch.Tensor:
+    with torch.no_grad():
+        return timm.create_model(f"local-dir:{run}", pretrained=True).eval()(torch.ones(1, 3, 32, 32))
+
+
+def stop_after(steps, monkeypatch):
+    """SIGTERM in the training that follows, until `monkeypatch.undo()`."""
+    count = [0]
+
+    def stop(self):
+        count[0] += 1
+        if count[0] == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Task, "after_step", stop)
 
 
 def channels(run) -> list[int]:
@@ -59,7 +82,7 @@ def test_cut_and_recovered_by_distillation(zoo, classifier, disk, tmp_path):
 def test_without_fine_tuning_and_without_data(zoo, classifier, tmp_path):
     said = zoo("prune", classifier, "--macs", "0.6", "--finetune-epochs", "0", "--out", tmp_path / "cut", "--json")
     assert said.code == 0 and said.json["made"]["distilled"] is False and said.json["after"]["top1"] is not None
-    assert [each["layer"] for each in said.json["widths"]][:2] == ["conv_stem", "blocks.1.0.conv_exp"]
+    assert [each["layer"] for each in said.json["widths"]][:2] == ["blocks.1.0.conv_exp", "blocks.2.0.conv_exp"]
     assert sorted(files(tmp_path / "cut")) == ["card.json", "card.md", "config.json", "model.safetensors"]
     config = json.loads((tmp_path / "cut" / "config.json").read_text())
     del config["zoo"]["data"]
@@ -85,9 +108,9 @@ def test_a_joint_embedding(zoo, joint, tmp_path):
 
 
 def test_a_stopped_one_goes_on(zoo, classifier, tmp_path, monkeypatch):
-    command = ("prune", classifier, "--macs", "0.5", "--steps", "2", "--finetune-epochs", "3")
+    command = ("prune", classifier, "--macs", "0.5", "--steps", "2", "--finetune-epochs", "2")
     assert zoo(*command, "--out", tmp_path / "whole").code == 0
-    for steps, name in ((2, "first"), (5, "second")):  # three steps an epoch: in the recovery of the first cut, and of the last
+    for steps, name in ((2, "first"), (4, "second")):  # three steps an epoch: in the recovery of the first cut, and of the last
         out = tmp_path / name
         stop_after(steps, monkeypatch)
         assert zoo(*command, "--out", out).code == 143
@@ -100,6 +123,16 @@ def test_a_stopped_one_goes_on(zoo, classifier, tmp_path, monkeypatch):
         done = files(out)
         said = zoo(*command, "--out", out, "--resume")
         assert said.code == 0 and "is whole: nothing is left to do" in said.err and files(out) == done
+
+
+def test_a_stopped_replacement_goes_on(zoo, classifier, tmp_path, monkeypatch):
+    out, command = tmp_path / "out", ("prune", classifier, "--steps", "2", "--finetune-epochs", "2")
+    assert zoo("prune", classifier, "--macs", "0.7", "--finetune-epochs", "0", "--out", out).code == 0
+    stop_after(2, monkeypatch)
+    assert zoo(*command, "--out", out, "--overwrite").code == 143
+    monkeypatch.undo()
+    assert not (out / "card.json").exists(), "else it would be taken for whole"
+    assert zoo(*command, "--out", out, "--resume").code == 0 and load_run(out).settings["pruned"]["macs"] == 0.5
 
 
 def test_what_is_replaced(zoo, classifier, tmp_path):

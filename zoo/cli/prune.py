@@ -37,6 +37,15 @@ def _may_write(run: Path, out: Path, resume: bool, overwrite: bool, onward: bool
         raise ValueError(f"out: {out} is not empty and holds no run; choose another directory, so that nothing is lost")
 
 
+def _network(task: Any) -> Any:
+    if isinstance(task, Classify):
+        return task.trainable_module
+    towers = task.trainable_module.towers
+    if "image" not in towers:
+        raise ValueError(f"the run has no image tower to prune; its towers are {', '.join(towers)}")
+    return towers["image"]
+
+
 def _rows(opened: Run, data: str | None, needed: bool) -> Data | None:
     """What the run was trained on; without a fine-tuning it may do without, and then nothing is measured."""
     try:
@@ -54,7 +63,8 @@ def _distils(task: Task, asked: bool | None) -> bool:
     if asked and not able:
         raise ValueError("distill: distillation is for classifiers with one label a picture; leave it out, and the run's own loss serves")
     if asked is None and not able:
-        console.print("no distillation, which is for classifiers with one label a picture: it recovers by the run's own loss")
+        told = "no distillation, which is for classifiers with one label a picture: it recovers by the run's own loss"
+        console.print(told, soft_wrap=True)
     return able and asked is not False
 
 
@@ -85,41 +95,43 @@ def prune_run(
     opened = load_run(run)
     task: Any = opened.task
     epochs = int(opened.settings.get("epochs", TrainConfig().epochs)) if finetune_epochs is None else finetune_epochs
-    network = task.trainable_module if isinstance(task, Classify) else task.trainable_module.towers["image"]
+    network = _network(task)
     size = task.of_pictures().input_size
     rows = _rows(opened, data, needed=epochs > 0)
     if resume and (out / "card.json").is_file():
         console.print(f"{out} is whole: nothing is left to do", highlight=False, soft_wrap=True)
         return
+    recipe = {each.name: opened.settings[each.name] for each in fields(TrainConfig) if each.name in opened.settings}
+    recipe |= {"unfreeze_at": None, "workers": workers, **({"lr": lr} if lr is not None else {})}
+    TrainConfig(**{**recipe, "epochs": max(epochs, 1)})  # raises before anything is done
+    distilled = epochs > 0 and _distils(task, distill)
     seed_everything(opened.settings.get("seed", 0))  # the same command makes the same network
     whole, share = copy.deepcopy(network), macs ** (1 / steps) if 0 < macs < 1 else macs
     if steps > 1:
         prune(copy.deepcopy(network), macs, size=size)  # raises before anything is trained, where the last step cannot be taken
-    distilled = epochs > 0 and _distils(task, distill)
     before = {**_measured(task, rows, workers), **costs(network, size, run / "model.safetensors")}
     about = {"pruned": {"from": str(run), "macs": macs, "steps": steps, "distilled": distilled}}
-    recipe = {each.name: opened.settings[each.name] for each in fields(TrainConfig) if each.name in opened.settings}
-    recipe |= {"unfreeze_at": None, "workers": workers, **({"lr": lr} if lr is not None else {})}
-    if not resume:
-        shutil.rmtree(out / "steps", ignore_errors=True)
     metrics: dict[str, Any] = {}
     reports: list[PruneReport] = []
     for step in range(1, steps + 1):
         target = share**step * before["macs"] / count_macs(network, size)
         if 0 < target < 1 or step == 1:
             reports.append(prune(network, target, size=size))
+        if step == 1 and not resume:
+            with alone(out):
+                claim(out, overwrite=overwrite)  # a run that is replaced goes now, or its checkpoints would be taken for these
+                shutil.rmtree(out / "steps", ignore_errors=True)
         last = step == steps
         some = epochs - epochs // steps * (steps - 1) if last else epochs // steps
         if some:
             assert rows is not None  # `_rows` has raised where they are needed
             learner = Distill.of(task, teacher=copy.deepcopy(whole), teacher_name=str(run)) if distilled else task
             there = out if last else out / "steps" / str(step)
-            here = {"epochs": some, "out": str(there), "resume": resume and is_run(there), "overwrite": overwrite and is_run(there)}
+            here = {"epochs": some, "out": str(there), "resume": resume and is_run(there), "overwrite": False}
             named = {"data": data or opened.settings.get("data"), **about}
             metrics = fit(learner, rows.train, rows.eval, TrainConfig(**{**recipe, **here}), about=named)
     if not epochs:
         with alone(out):
-            claim(out, overwrite=overwrite)
             task.save(out, task.trainable_module, {**opened.settings, **about})
         metrics = _measured(task, rows, workers)
     after = {task.metric: metrics.get(task.metric), **costs(network, size, out / "model.safetensors")}
