@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..build import Run, load_run
-from ..compress import Distill, PruneReport, costs, count_macs, prune, write_card
+from ..compress import Distill, PruneReport, check_target, costs, count_macs, prune, write_card
 from ..datasets import Data
 from ..progress import console
 from ..train import Classify, Task, TrainConfig, evaluate, fit
@@ -95,6 +95,7 @@ def prune_run(
     opened = load_run(run)
     task: Any = opened.task
     epochs = int(opened.settings.get("epochs", TrainConfig().epochs)) if finetune_epochs is None else finetune_epochs
+    steps = steps if epochs else 1  # nothing to learn in between
     network = _network(task)
     size = task.of_pictures().input_size
     rows = _rows(opened, data, needed=epochs > 0)
@@ -108,7 +109,7 @@ def prune_run(
     seed_everything(opened.settings.get("seed", 0))  # the same command makes the same network
     whole, share = copy.deepcopy(network), macs ** (1 / steps) if 0 < macs < 1 else macs
     if steps > 1:
-        prune(copy.deepcopy(network), macs, size=size)  # raises before anything is trained, where the last step cannot be taken
+        check_target(network, macs, size=size)  # raises before anything is trained, where the last step cannot be taken
     before = {**_measured(task, rows, workers), **costs(network, size, run / "model.safetensors")}
     about = {"pruned": {"from": str(run), "macs": macs, "steps": steps, "distilled": distilled}}
     metrics: dict[str, Any] = {}

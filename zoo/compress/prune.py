@@ -313,25 +313,18 @@ def _nearest(steps: Sequence[tuple[Width, int]], target: float, left: Callable[[
     return chosen
 
 
-def prune(model: nn.Module, macs: float = 0.5, *, size: tuple[int, int, int] | None = None, round_to: int = 8) -> PruneReport:
-    """Cut the widths inside a network's blocks, in place, until this share of its multiplications is left.
+@dataclass(frozen=True)
+class _Plan:
+    """What can be cut: how much each channel matters, how each width may be cut, all cuts in order, and what is left after some."""
 
-    Every width loses about the same share, and in it the channels go that matter least. What is left has to learn again: train it, or
-    take `zoo prune`, which does both, in steps. Saved by `save_model`, it comes back as it is.
+    scores: Mapping[Width, torch.Tensor]
+    rules: Mapping[Width, _Rule]
+    steps: Sequence[tuple[Width, int]]
+    whole: int
+    left: Callable[[Mapping[Width, int]], int]
 
-    Args:
-        model: any timm network with residual blocks; its gates may be of the zoo, of timm, or of anybody who wrote a `narrow`.
-        macs: the share of the multiplications that is to be left, between 0 and 1.
-        size: [C, H, W] of the pictures on which they are counted; the network's own by default.
-        round_to: widths become multiples of this, which processors work through without rest.
 
-    Returns:
-        What was cut; prints as a table.
-
-    Raises:
-        ImportError: torch-pruning is not installed.
-        ValueError: a target that is none or cannot be reached, a network without such a width, a gate that cannot be made narrower.
-    """
+def _plan(model: nn.Module, macs: float, size: tuple[int, int, int] | None, round_to: int) -> _Plan:
     if not 0 < macs < 1:
         raise ValueError(f"macs: expected the share of the multiplications that is to be left, between 0 and 1, such as 0.5, got {macs}")
     if round_to < 1:
@@ -356,13 +349,41 @@ def prune(model: nn.Module, macs: float = 0.5, *, size: tuple[int, int, int] | N
             raise ValueError(f"{name} cannot be pruned: {str(error).partition(chr(10))[0]}") from error
 
     whole, least = left({}), left(dict(steps))
-    target = macs * whole
-    if least > target:
+    if least > macs * whole:
         raise ValueError(
             f"macs: {macs:g} cannot be reached in {name}: with every width inside its blocks at an eighth, {least / whole:.3f} of the "
             "multiplications are left; they are in the stem, the head and what blocks hand to one another"
         )
-    chosen = _nearest(steps, target, left)
+    return _Plan(scores, rules, steps, whole, left)
+
+
+def check_target(model: nn.Module, macs: float, *, size: tuple[int, int, int] | None = None, round_to: int = 8) -> None:
+    """Raises what `prune` would, and cuts nothing: for those who go to the target in steps, with hours between them."""
+    _plan(model, macs, size, round_to)
+
+
+def prune(model: nn.Module, macs: float = 0.5, *, size: tuple[int, int, int] | None = None, round_to: int = 8) -> PruneReport:
+    """Cut the widths inside a network's blocks, in place, until this share of its multiplications is left.
+
+    Every width loses about the same share, and in it the channels go that matter least. What is left has to learn again: train it, or
+    take `zoo prune`, which does both, in steps. Saved by `save_model`, it comes back as it is.
+
+    Args:
+        model: any timm network with residual blocks; its gates may be of the zoo, of timm, or of anybody who wrote a `narrow`.
+        macs: the share of the multiplications that is to be left, between 0 and 1.
+        size: [C, H, W] of the pictures on which they are counted; the network's own by default.
+        round_to: widths become multiples of this, which processors work through without rest.
+
+    Returns:
+        What was cut; prints as a table.
+
+    Raises:
+        ImportError: torch-pruning is not installed.
+        ValueError: a target that is none or cannot be reached, a network without such a width, a gate that cannot be made narrower.
+    """
+    plan = _plan(model, macs, size, round_to)
+    scores, rules = plan.scores, plan.rules
+    chosen = _nearest(plan.steps, macs * plan.whole, plan.left)
     parameters = _parameters(model)
     cuts = []
     for width, count in chosen.items():
@@ -371,8 +392,8 @@ def prune(model: nn.Module, macs: float = 0.5, *, size: tuple[int, int, int] | N
         cut(model, width, rules[width].choose(scores[width], count))
     record_cuts(model, chosen)
     order = {width.maker: place for place, width in enumerate(scores)}
-    report = PruneReport(tuple(sorted(cuts, key=lambda each: order[each.layer])), (whole, 0), (parameters, _parameters(model)))
-    return PruneReport(report.cuts, (whole, count_macs(model, size)), report.parameters)
+    report = PruneReport(tuple(sorted(cuts, key=lambda each: order[each.layer])), (plan.whole, 0), (parameters, _parameters(model)))
+    return PruneReport(report.cuts, (plan.whole, count_macs(model, size)), report.parameters)
 
 
 def _parameters(model: nn.Module) -> int:
