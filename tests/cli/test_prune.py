@@ -60,6 +60,8 @@ def test_cut_and_recovered_by_distillation(zoo, classifier, disk, tmp_path):
     said = zoo("prune", classifier, "--macs", "0.5", "--finetune-epochs", "3", "--out", out)
     assert said.code == 0 and files(classifier) == before
     assert said.out.splitlines()[0].split() == ["width", "made", "by", "gate", "channels"] and "its card in" in said.err
+    makers = [line.split()[0] for line in said.out.splitlines()[2:-2]]
+    assert makers == ["conv_stem", "blocks.1.0.conv_exp", "blocks.2.0.conv_exp", "blocks.3.0.conv_pw", "blocks.4.0.conv_pw"]
     old, new = channels(classifier), channels(out)
     assert new[0] == old[0] and all(after < before for before, after in zip(old[1:], new[1:], strict=True))
     run = load_run(out)
@@ -82,7 +84,7 @@ def test_cut_and_recovered_by_distillation(zoo, classifier, disk, tmp_path):
 def test_without_fine_tuning_and_without_data(zoo, classifier, tmp_path):
     said = zoo("prune", classifier, "--macs", "0.6", "--finetune-epochs", "0", "--out", tmp_path / "cut", "--json")
     assert said.code == 0 and said.json["made"]["distilled"] is False and said.json["after"]["top1"] is not None
-    assert [each["layer"] for each in said.json["widths"]][:2] == ["blocks.1.0.conv_exp", "blocks.2.0.conv_exp"]
+    assert [each["layer"] for each in said.json["widths"]][:3] == ["conv_stem", "blocks.1.0.conv_exp", "blocks.2.0.conv_exp"]
     assert sorted(files(tmp_path / "cut")) == ["card.json", "card.md", "config.json", "model.safetensors"]
     config = json.loads((tmp_path / "cut" / "config.json").read_text())
     del config["zoo"]["data"]

@@ -183,7 +183,7 @@ def test_all_widths_lose_the_same_share_in_turn():
     rules = {
         width: _rule(model, width, 8) for width in (Width(f"blocks.{i}.0.conv_pw", (), (f"blocks.{i}.0.conv_pwl",)) for i in (1, 3, 5))
     }
-    steps = _steps(rules)
+    steps = _steps(rules, model)
     left = {width: rule.channels for width, rule in rules.items()}
     for width, count in steps:
         assert count == left[width] - rules[width].step, "one step at a time"
@@ -208,6 +208,17 @@ def test_pruned_twice_and_in_halves():
     second = zoo.prune(model, 0.7, size=SIZE)
     assert second.macs[0] == first.macs[1] and abs(second.macs[1] / first.macs[0] - 0.49) < 0.04
     assert all(each.dtype == torch.half for each in model.parameters())
+
+
+def test_in_steps_as_at_once():
+    """Widths too coarse for a small step are cut in a later one: what is left is about what one cut leaves."""
+    once, steps = a_network("effnet_se_test"), a_network("effnet_se_test")
+    zoo.prune(once, 0.5, size=SIZE)
+    whole = copy.deepcopy(steps)
+    for share in (0.8, 0.65, 0.5):
+        zoo.prune(steps, share * count_macs(whole, SIZE) / count_macs(steps, SIZE), size=SIZE, since=whole)
+    assert steps.conv_stem.out_channels == once.conv_stem.out_channels < 24
+    assert all(abs(wide - expanded(once)[path]) <= 8 for path, wide in expanded(steps).items())
 
 
 def test_modes_and_gradients_stay_as_they_were():

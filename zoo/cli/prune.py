@@ -117,7 +117,7 @@ def prune_run(
     for step in range(1, steps + 1):
         target = share**step * before["macs"] / count_macs(network, size)
         if 0 < target < 1 or step == 1:
-            reports.append(prune(network, target, size=size))
+            reports.append(prune(network, target, size=size, since=whole))
         if step == 1 and not resume:
             with alone(out):
                 claim(out, overwrite=overwrite)  # a run that is replaced goes now, or its checkpoints would be taken for these
@@ -140,7 +140,7 @@ def prune_run(
         out, before, after, made={"verb": "prune", "from": str(run), "data": data or opened.settings.get("data"), **about["pruned"]}
     )
     shutil.rmtree(out / "steps", ignore_errors=True)
-    report = _together(reports)
+    report = _together(reports, [path for path, _ in network.named_modules()])
     if as_json:
         print(json.dumps({"run": str(out), "widths": [asdict(each) for each in report], **card}, indent=2))
         return
@@ -154,10 +154,11 @@ def _measured(task: Task, rows: Data | None, workers: int | None) -> dict[str, A
     return {task.metric: None if rows is None else evaluate(task, rows.eval, workers=workers or 0)[task.metric]}
 
 
-def _together(reports: list[PruneReport]) -> PruneReport:
-    """One report of several steps."""
+def _together(reports: list[PruneReport], layers: list[str]) -> PruneReport:
+    """One report of several steps, in the order of the network."""
     cuts: dict[str, Any] = {}
     for each in (cut for report in reports for cut in report):
         cuts[each.layer] = type(each)(each.layer, each.gate, cuts[each.layer].before if each.layer in cuts else each.before, each.after)
     first, last = reports[0], reports[-1]
-    return PruneReport(tuple(cuts.values()), (first.macs[0], last.macs[1]), (first.parameters[0], last.parameters[1]))
+    inorder = sorted(cuts.values(), key=lambda each: layers.index(each.layer))
+    return PruneReport(tuple(inorder), (first.macs[0], last.macs[1]), (first.parameters[0], last.parameters[1]))

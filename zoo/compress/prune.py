@@ -282,10 +282,10 @@ def _rule(model: nn.Module, width: Width, round_to: int) -> _Rule | None:
     return _Rule(channels, parts, unit, step) if step <= channels // 2 else None
 
 
-def _steps(rules: Mapping[Width, _Rule]) -> list[tuple[Width, int]]:
+def _steps(rules: Mapping[Width, _Rule], since: nn.Module) -> list[tuple[Width, int]]:
     """Every single cut that can be made, as (width, channels left), in order: always the width of which the largest share is left."""
     cuts = [
-        (left / rule.channels, width, left)
+        (left / width.channels(since), width, left)
         for width, rule in rules.items()
         for left in range((rule.channels - 1) // rule.step * rule.step, rule.least - 1, -rule.step)
     ]
@@ -324,7 +324,7 @@ class _Plan:
     left: Callable[[Mapping[Width, int]], int]
 
 
-def _plan(model: nn.Module, macs: float, size: tuple[int, int, int] | None, round_to: int) -> _Plan:
+def _plan(model: nn.Module, macs: float, size: tuple[int, int, int] | None, round_to: int, since: nn.Module) -> _Plan:
     if not 0 < macs < 1:
         raise ValueError(f"macs: expected the share of the multiplications that is to be left, between 0 and 1, such as 0.5, got {macs}")
     if round_to < 1:
@@ -337,7 +337,7 @@ def _plan(model: nn.Module, macs: float, size: tuple[int, int, int] | None, roun
             f"{name} has no width that can be cut: expected blocks with channels of their own, as the expanded ones of an EfficientNet"
         )
     empty = copy.deepcopy(model).to("meta")
-    steps = _steps(rules)
+    steps = _steps(rules, since)
 
     def left(cuts: Mapping[Width, int]) -> int:
         shape = copy.deepcopy(empty)
@@ -359,10 +359,12 @@ def _plan(model: nn.Module, macs: float, size: tuple[int, int, int] | None, roun
 
 def check_target(model: nn.Module, macs: float, *, size: tuple[int, int, int] | None = None, round_to: int = 8) -> None:
     """Raises what `prune` would, and cuts nothing: for those who go to the target in steps, with hours between them."""
-    _plan(model, macs, size, round_to)
+    _plan(model, macs, size, round_to, model)
 
 
-def prune(model: nn.Module, macs: float = 0.5, *, size: tuple[int, int, int] | None = None, round_to: int = 8) -> PruneReport:
+def prune(
+    model: nn.Module, macs: float = 0.5, *, size: tuple[int, int, int] | None = None, round_to: int = 8, since: nn.Module | None = None
+) -> PruneReport:
     """Cut the widths inside a network's blocks, in place, until this share of its multiplications is left.
 
     Every width loses about the same share, and in it the channels go that matter least. What is left has to learn again: train it, or
@@ -373,6 +375,7 @@ def prune(model: nn.Module, macs: float = 0.5, *, size: tuple[int, int, int] | N
         macs: the share of the multiplications that is to be left, between 0 and 1.
         size: [C, H, W] of the pictures on which they are counted; the network's own by default.
         round_to: widths become multiples of this, which processors work through without rest.
+        since: the network before earlier cuts, so that in the end every width has lost about the same share of what it was there.
 
     Returns:
         What was cut; prints as a table.
@@ -381,7 +384,7 @@ def prune(model: nn.Module, macs: float = 0.5, *, size: tuple[int, int, int] | N
         ImportError: torch-pruning is not installed.
         ValueError: a target that is none or cannot be reached, a network without such a width, a gate that cannot be made narrower.
     """
-    plan = _plan(model, macs, size, round_to)
+    plan = _plan(model, macs, size, round_to, since or model)
     scores, rules = plan.scores, plan.rules
     chosen = _nearest(plan.steps, macs * plan.whole, plan.left)
     parameters = _parameters(model)
