@@ -9,6 +9,7 @@ import torch
 
 from zoo.build import load_run
 from zoo.cli import export as verb
+from zoo.cli import export_library
 from zoo.cli.app import run as command
 from zoo.deploy import Difference
 
@@ -83,8 +84,9 @@ def test_what_cannot_go_is_named_and_nothing_is_written(mistake, classifier, joi
     out = tmp_path / "out"
     assert "is a classifier, and open_clip joins pictures and texts" in mistake("export", classifier, "--to", "open_clip", "--out", out)
     assert "got text: Bag. Train image=... text=clip_text" in mistake("export", joint, "--to", "open_clip", "--out", out)
-    assert "to: expected open_clip or timm, got 'openclip'; did you mean 'open_clip'" in mistake(
-        "export", joint, "--to", "openclip", "--out", out
+    assert (
+        "to: expected onnx, openvino, executorch, torch-export, torchscript, timm or open_clip, got 'openclip'; did you mean 'open_clip'"
+        in mistake("export", joint, "--to", "openclip", "--out", out)
     )
     assert "no such directory" in mistake("export", tmp_path / "nothing", "--to", "timm", "--out", out)
     assert not out.exists() and not list(tmp_path.iterdir())
@@ -105,6 +107,6 @@ def test_unchecked_without_open_clip_or_without_the_rows(zoo, mistake, pair, tmp
 
 
 def test_an_export_that_says_something_else_is_a_defect(zoo, pair, tmp_path, monkeypatch):
-    monkeypatch.setattr(verb, "compare_open_clip", lambda *_: Difference(0.0, 0.0, 0.0, 0.01, 0.0, 0))
+    monkeypatch.setattr(export_library, "compare_open_clip", lambda *_: Difference(0.0, 0.0, 0.0, 0.01, 0.0, 0))
     said = zoo("export", pair, "--to", "open_clip", "--out", tmp_path / "out")
     assert said.code == 1 and "says something else" in said.err

@@ -54,7 +54,10 @@ def _check_network(path: Path) -> None:
         config = json.loads((path / "config.json").read_text())
         known = "architecture" in config
     except (OSError, ValueError):
-        known = False
+        config, known = {}, False
+    if "runtime" in config:
+        run = config["runtime"].get("run", "the run it came from")
+        raise ValueError(f"{path} is an exported network, for use and not for training: take {run} instead")
     if not known:
         raise ValueError(f"{path} holds no network for pictures: expected a config.json with its architecture, as `zoo train` writes it")
     if "zoo" in config and not (path / "model.safetensors").is_file():  # timm would take another file's weights

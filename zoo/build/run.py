@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 from registry import TOWERS, UnknownName
 
 from ..datasets import Data, runs_a_command
+from ..deploy.exported import Exported, RuntimeNetwork, load_exported
 from ..towers.tokenizer import Tokenizer
 from ..train import Align, Classify, Preprocess, Task
 from ..train.align import network_folder
@@ -35,11 +37,24 @@ class Run:
         path: where it is.
         task: what was trained, with its weights.
         settings: how it was trained, with "data", the data string.
+        runtime: of an exported folder what its config.json says of its files; None: the run itself.
     """
 
     path: Path
     task: Task
     settings: dict[str, Any]
+    runtime: Mapping[str, Any] | None = None
+
+    def to_change(self) -> "Run":
+        """The run, for whoever wants to change its network.
+
+        Raises:
+            ValueError: it is an exported folder.
+        """
+        if self.runtime is not None:
+            came = self.runtime.get("run", "the run it came from")
+            raise ValueError(f"{self.path} is an exported network ({self.runtime['name']}), and stays as it is: take {came} instead")
+        return self
 
     @property
     def broken(self) -> str:
@@ -71,10 +86,11 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """Open what `zoo train` left in a directory.
+    """Open what `zoo train` left in a directory; or an exported folder, whose runtime then takes the place of the network.
 
     Raises:
         FileNotFoundError: there is no such directory.
+        ImportError: an exported folder, and its runtime is not installed.
         ValueError: the directory is no run, or a file of it is missing or damaged.
     """
     path = Path(path)
@@ -86,11 +102,14 @@ def load_run(path: str | Path) -> Run:
         kind = settings["task"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is not a run: expected a config.json written by `zoo train`") from None
+    runtime = config.get("runtime")
     loaders = {Classify.kind: _load_classifier, Align.kind: _load_joint}
+    if runtime is not None:
+        loaders = {Classify.kind: _load_exported_classifier, Align.kind: _load_exported_joint}
     if kind not in loaders:
         raise ValueError(f"{path}: unknown task {kind!r}; expected {' or '.join(loaders)}")
     try:
-        return Run(path, loaders[kind](path, config, settings), settings)
+        return Run(path, loaders[kind](path, config, settings), settings, runtime)
     except (AttributeError, TypeError, LookupError) as error:
         if isinstance(error, UnknownName):
             raise ValueError(f"{path}: the run does not load: {error}") from error
@@ -150,6 +169,45 @@ def _load_joint(path: Path, config: Mapping[str, Any], settings: Mapping[str, An
     preprocess = {name: Preprocess(**_tuples(each)) for name, each in settings["preprocess"].items()}
     description = {**{key: settings[key] for key in _JOINT}, **({"init": settings["init"]} if settings.get("init") else {})}
     return as_task(joint, description, preprocess, settings["tables"], settings["freeze_bn"])
+
+
+def _networks(path: Path, config: Mapping[str, Any], width: int) -> tuple[Exported, dict[str, RuntimeNetwork]]:
+    """An exported folder, open, and its files in the place of networks."""
+    opened = load_exported(path)
+    instead = config["runtime"].get("run", "the run it came from")
+    classifier = opened.classes is not None
+    return opened, {
+        name: RuntimeNetwork(function, width, classifier=classifier, instead=instead, tokens=opened.tokens.get(name))
+        for name, function in opened.functions.items()
+    }
+
+
+def _load_exported_classifier(path: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> Task:
+    opened, networks = _networks(path, config, len(config["label_names"]))
+    multi_label = settings.get("multi_label", False)
+    task = Classify(
+        networks["image"],
+        name=settings["model"],
+        preprocess=opened.preprocess["image"],
+        classes=config["label_names"],
+        multi_label=multi_label,
+    )
+    return task.eval()
+
+
+def _load_exported_joint(path: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> Task:
+    """Each file gives embeddings already: heads change nothing."""
+    about = config["runtime"]
+    opened, networks = _networks(path, config, about["embed_dim"])
+    pairs = [tuple(pair) for pair in settings["pairs"] if set(pair) <= networks.keys()]
+    if not pairs:
+        raise ValueError(f"it holds {' and '.join(networks)} alone, and no pair to measure; from Python: zoo.load_exported({str(path)!r})")
+    joint = create_joint(networks, head={name: nn.Identity() for name in networks}, embed_dim=about["embed_dim"], pairs=pairs)
+    for number, pair in enumerate(joint.pairs):
+        if joint.logit_scale is not None and "-".join(pair) in about["scales"]:
+            joint.logit_scale.data[number] = math.log(about["scales"]["-".join(pair)])
+    description = {key: settings[key] for key in _JOINT}
+    return as_task(joint.requires_grad_(False), description, opened.preprocess, {}, False).eval()
 
 
 def _loaded_tower(path: Path, name: str, cls: Any, config: Mapping[str, Any]) -> nn.Module:

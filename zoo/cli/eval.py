@@ -148,7 +148,7 @@ def _zero_shot(opened: Run, data: str | None, templates: Path | None, engine: En
 
 
 def _linear_probe(opened: Run, data: str | None, engine: Engine, broken: str, **reading: Any) -> dict[str, Any]:
-    task: Any = opened.task
+    task: Any = opened.to_change().task  # features come from inside of the network
     task.of_pictures()  # raises where there are none
     tower: Any = task.joint.towers["image"] if isinstance(task, Align) else task.trainable_module
 

@@ -1,12 +1,11 @@
-"""zoo export: a run as a folder that another library loads, and a check that it says the same there."""
+"""zoo export: a run as a folder that another library loads or a runtime runs, and a check that it says the same there."""
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,25 +15,28 @@ from registry import nearest
 
 from ..build import Run, load_run
 from ..datasets import Split
-from ..deploy import compare_open_clip, compare_timm, export_open_clip, export_timm, text_modality
-from ..train import Align, Classify
+from ..deploy import RUNTIMES, Differs, at_size, check_exported, is_exported, parts, set_aside, write_exported
 from ..train.folder import is_run
+from . import export_library
 from .app import MISTAKES, Debug, Json, app, console
 
-_BROKEN = 1e-4  # of embeddings of unit length; other kernels differ by 1e-6
-_PACKAGE = {"open_clip": "open_clip_torch", "timm": "timm"}
-_FILES = {
-    "open_clip": ("open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"),
-    "timm": ("config.json", "model.safetensors", "README.md"),
-}
+RUNTIME_NAMES = {name.replace("_", "-"): name for name in RUNTIMES}  # on the command line -> in Python
+TO = (*RUNTIME_NAMES, *export_library.FILES)
+
+
+def _ours(out: Path) -> set[str]:
+    """Names of files in a folder that an export may have left there."""
+    library = {file for files in export_library.FILES.values() for file in files}
+    if not is_exported(out):
+        return library
+    return {"config.json", "README.md", "index", *json.loads((out / "config.json").read_text())["runtime"].get("files", {})}
 
 
 @contextmanager
 def _folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """A folder to write into, whose files are moved to `out` when all are there."""
-    ours = {file for files in _FILES.values() for file in files}
     there = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if out.exists() and (not out.is_dir() or is_run(out) or not there <= ours):
+    if out.exists() and (not out.is_dir() or is_run(out) and not is_exported(out) or not there <= _ours(out)):
         raise ValueError(f"out: {out} holds other things than an export; choose another folder, so that nothing is lost")
     if there and not overwrite:
         raise ValueError(f"out: {out} already holds an export; replace it (--overwrite), or choose another folder")
@@ -43,91 +45,61 @@ def _folder(out: Path, overwrite: bool) -> Iterator[Path]:
         yield Path(writing)
         out.mkdir(exist_ok=True)
         for file in there:
-            (out / file).unlink()
+            shutil.rmtree(out / file) if (out / file).is_dir() else (out / file).unlink()
         for path in Path(writing).iterdir():
             os.replace(path, out / path.name)
 
 
-def _rows(split: Split, columns: tuple[str, ...], count: int) -> list[dict[str, Any]]:
-    """The first rows that have all columns."""
-    found = []
-    for index in range(len(split)):
-        row = split[index]
-        if all(column in row for column in columns):
-            found.append(row)
-        if len(found) == count:
-            break
-    if not found:
-        raise ValueError(f"no row with {' and '.join(columns)} to check it on")
-    return found
+def _for_runtime(run: Run, to: str, out: Path, split: Split | None, rows: int, overwrite: bool, any_size: bool) -> dict[str, Any]:
+    """Written, checked, and only then moved to where it belongs."""
+    config = json.loads((run.path / "config.json").read_text())
+    with _folder(out, overwrite) as writing:
+        notes = write_exported(run.task, config, RUNTIME_NAMES[to], writing, run=str(run.path), any_size=any_size)
+        checked = None
+        if split is not None:
+            columns = tuple(part.modality for part in parts(run.task)[0])
+            found = export_library.first_rows(split, columns, rows)
+            try:
+                checked = check_exported(run.task, writing, {column: [row[column] for row in found] for column in columns})
+            except Differs as error:
+                raise ValueError(f"{out} was not written: {error}; it is kept in {set_aside(writing, out)}") from error
+    return {"notes": notes, "checked": checked}
 
 
-def _write(run: Run, to: str, out: Path) -> list[str]:
-    """Into a folder; what is not the same there."""
-    task: Any = run.task
-    if to == "timm":
-        task.of_pictures()  # raises where there are none
-        classifier = isinstance(task, Classify)
-        network = task.trainable_module if classifier else task.joint.towers["image"]
-        export_timm(network, task.of_pictures(), out, classes=task.classes if classifier else None)
-        return []
-    if not isinstance(task, Align):
-        pairs = "zoo train image=effnet_cbam_b0 text=clip_text"
-        raise ValueError(f"{run.path} is a classifier, and open_clip joins pictures and texts: {pairs} ..., or --to timm")
-    return export_open_clip(task.joint, task.of_pictures(), out, drop_path=run.settings.get("drop_path"))
-
-
-def _check(run: Run, to: str, folder: Path, split: Split, count: int) -> dict[str, Any]:
-    """The largest differences, on the first rows of a split."""
-    task: Any = run.task
-    if to == "timm":
-        pictures = [row["image"] for row in _rows(split, ("image",), count)]
-        network = task.trainable_module if isinstance(task, Classify) else task.joint.towers["image"]
-        found = {"image": compare_timm(network, task.of_pictures(), folder, pictures)}
-        worst = found["image"]
-    else:
-        text = text_modality(task.joint)
-        rows = _rows(split, ("image", text), count)
-        pictures, texts = [row["image"] for row in rows], [row[text] for row in rows]
-        found = asdict(compare_open_clip(task.joint, task.of_pictures(), folder, pictures, texts))
-        worst = max(found["same_pixels"], found["same_ids"])
-    if not worst < _BROKEN:
-        raise RuntimeError(f"{folder}: {to} loads the export and says something else: {found}")
-    return {"rows": len(pictures), **found}
-
-
-def _told(to: str, found: dict[str, Any]) -> str:
-    """What the check found, in a line."""
-    line = f"checked with {to} {version(_PACKAGE[to])} on {found['rows']} rows, largest difference: pictures {found['image']:.1e}"
-    if to == "timm":
-        return line
-    line += f", texts {found['text']:.1e}"
-    if found["pixels"] > 1e-6:
-        line += f"; open_clip prepares pictures otherwise: of the same pixels {found['same_pixels']:.1e}"
-    if found["texts"]:
-        line += f"; {found['texts']} texts are other tokens there: of the same tokens {found['same_ids']:.1e}"
-    return line
+def _runtime_told(out: Path, checked: dict[str, Any]) -> str:
+    library = json.loads((out / "config.json").read_text())["runtime"]["library"]
+    apart = ", ".join(f"{name} {each:.1e}" for name, each in checked["difference"].items())
+    most = f"of the largest output ({checked['tolerance']:g} may be)"
+    return f"checked with {library} on {checked['rows']} rows, largest difference: {apart} {most}"
 
 
 @app.command("export")
 def export(
     run: Annotated[Path, typer.Argument(help="A directory that zoo train made.")],
-    to: Annotated[str, typer.Option(help=f"Who is to load it: {' or '.join(_FILES)}.")],
+    to: Annotated[str, typer.Option(help=f"Who is to load it: {', '.join(TO)}.")],
     out: Annotated[Path, typer.Option(help="The new folder.")],
     data: Annotated[str | None, typer.Option(help="Rows to check it on; the run's own evaluation rows by default.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="How many rows to check it on.")] = 16,
+    img_size: Annotated[int | None, typer.Option(help="Pixels of the pictures that a runtime is given; as in the run by default.")] = None,
+    any_size: Annotated[bool, typer.Option("--any-size", help="A runtime takes pictures of any size, and is slower.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in --out.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """A run as a folder that another library loads, and a check that it says the same there.
+    """A run as a folder that another library loads or a runtime runs, and a check that it says the same there.
 
+    zoo export runs/x --to onnx --out exported         for zoo predict, zoo.load_exported("exported") and ONNX Runtime; also openvino,
+                                                       executorch, torch-export, torchscript
     zoo export runs/x --to open_clip --out exported    both towers of image=... text=clip_text, for "local-dir:exported" in open_clip
     zoo export runs/x --to timm --out exported         the picture network, for "local-dir:exported" in timm
     """
-    if to not in _FILES:
-        raise ValueError(f"to: expected {' or '.join(_FILES)}, got {to!r}; {nearest(to, list(_FILES))}")
-    opened = load_run(run)
+    if to not in TO:
+        raise ValueError(f"to: expected {', '.join(TO[:-1])} or {TO[-1]}, got {to!r}; {nearest(to, list(TO))}")
+    if to not in RUNTIME_NAMES and (img_size is not None or any_size):
+        raise ValueError(f"--img-size and --any-size are of a runtime's file; {to} reads pictures in the run's size")
+    opened = load_run(run).to_change()
+    if img_size is not None:
+        at_size(opened.task, img_size)
     split, unchecked = None, ""
     try:
         split = opened.open_data(data).eval
@@ -135,19 +107,23 @@ def export(
         if data is not None:
             raise
         unchecked = f"{error} (--data names other rows)"
-    with _folder(out, overwrite) as writing:
-        notes = _write(opened, to, writing)
-    found: dict[str, Any] = {}
-    if split is not None:
-        try:
-            found = _check(opened, to, out, split, rows)
-        except ImportError as error:
-            unchecked = str(error)
+    if to in RUNTIME_NAMES:
+        found = _for_runtime(opened, to, out, split, rows, overwrite, any_size)
+        notes, checked = found["notes"], found["checked"]
+        lines = [_runtime_told(out, checked) if checked else ""]
+    else:
+        with _folder(out, overwrite) as writing:
+            notes = export_library.write(opened, to, writing)
+        checked = None
+        if split is not None:
+            try:
+                checked = export_library.check(opened, to, out, split, rows)
+            except ImportError as error:
+                unchecked = str(error)
+        lines = [export_library.told(to, checked) if checked else ""]
     if as_json:
-        print(
-            json.dumps({"folder": str(out), "to": to, "notes": notes, "checked": found or None, "unchecked": unchecked or None}, indent=2)
-        )
+        print(json.dumps({"folder": str(out), "to": to, "notes": notes, "checked": checked, "unchecked": unchecked or None}, indent=2))
         return
-    lines = [f"{out} is for {to}; its README.md says how to load it", *notes, _told(to, found) if found else f"not checked: {unchecked}"]
-    for line in lines:
+    first = f"{out} is for {to}; its README.md says how to load it"
+    for line in (first, *notes, *(lines if checked else [f"not checked: {unchecked}"])):
         console.print(line, highlight=False, soft_wrap=True)

@@ -52,7 +52,7 @@ def swap(
         raise ValueError(f"out: {out} is not empty and holds no run; choose another directory, so that nothing is lost")
     if stages is not None and not all(each.strip().isdecimal() for each in stages.split(",")):
         raise ValueError(f"stages: expected numbers such as 4,5, got {stages!r}")
-    opened = load_run(run)
+    opened = load_run(run).to_change()
     task: Any = opened.task
     network = task.trainable_module if isinstance(task, Classify) else task.trainable_module.towers["image"]
     numbers = [int(each) for each in stages.split(",")] if stages is not None else None

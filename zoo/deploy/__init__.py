@@ -1,8 +1,21 @@
-"""What a trained network is used for: an index to search in, folders that others load; and how fast it is, beside timm's and others'."""
+"""What a trained network is used for: an index to search in, folders for other libraries, files for other runtimes; and how fast it is."""
 
 from .benchmark import Cost as Cost
 from .benchmark import Measured as Measured
 from .benchmark import bench_attention as bench_attention
+from .export import Differs as Differs
+from .export import Part as Part
+from .export import at_size as at_size
+from .export import check_exported as check_exported
+from .export import parts as parts
+from .export import set_aside as set_aside
+from .export import write_exported as write_exported
+from .exported import Exported as Exported
+from .exported import RuntimeNetwork as RuntimeNetwork
+from .exported import is_exported as is_exported
+from .exported import load_exported as load_exported
+from .exported import named as named
+from .exported import read_config as read_config
 from .index import Index as Index
 from .index import build_index as build_index
 from .index import kept_index as kept_index
@@ -16,6 +29,7 @@ from .open_clip import export_open_clip as export_open_clip
 from .open_clip import text_modality as text_modality
 from .rounds import Spread as Spread
 from .rounds import about as about
+from .runtimes import RUNTIMES as RUNTIMES
 from .timm import compare_timm as compare_timm
 from .timm import export_timm as export_timm
 from .train_speed import TrainMeasured as TrainMeasured

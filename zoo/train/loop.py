@@ -73,6 +73,7 @@ def fit(
         FloatingPointError: a loss or a gradient is no number (see TrainConfig.nonfinite); the last checkpoint is from before.
     """
     config = config or TrainConfig()
+    task.train()  # one that is not for training says so, before anything else is looked at
     config = replace(config, batch_size=config.batch_size or task.default_batch_size, lr=config.lr or task.default_lr)
     train, eval = as_split(train), None if eval is None else as_split(eval)
     for split, which in ((train, "train"), (eval, "eval")):
