@@ -8,10 +8,11 @@ import copy
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+_PLAIN = (nn.Conv2d, Conv2dSame)  # another class may have no use for a bias, such as the narrow convolutions inside of gates
 _SAME = 1e-3  # of the largest number said: CBAM makes more of rounding than others
 
 
@@ -28,7 +29,7 @@ def _pairs(network: nn.Module, example: Tensor) -> list[tuple[str, str]]:
 
     hooks = []
     for path, module in network.named_modules():
-        if isinstance(module, nn.Conv2d):
+        if type(module) in _PLAIN:
             hooks.append(module.register_forward_hook(convolved(path)))
         elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
             hooks.append(module.register_forward_pre_hook(normed(path)))
