@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,7 +40,9 @@ class _Bench(TyperGroup):
             return
         what = [name for name in self.list_commands(ctx) if name != "networks"]
         meant = [f"'zoo bench {kind} {word}'" for kind, shelf in (("attention", ATTENTION), ("loss", LOSSES)) if word in shelf]
-        end = f"did you mean {' or '.join(meant)}?" if meant else nearest(word, [*what, *timm.list_models()])
+        end = (
+            f"did you mean {' or '.join(meant)}?" if meant else nearest(word, what if get_close_matches(word, what) else timm.list_models())
+        )
         raise ValueError(f"zoo bench measures {', '.join(what)}, networks and runs, not {word!r}; {end}")
 
 
