@@ -14,8 +14,8 @@ console = Console(stderr=True, markup=False, emoji=False, quiet=os.environ.get("
 
 
 @contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[[str], None]]:
-    """Yields `advance(note)`: one step done; the note stands behind the bar."""
+def progress(total: int | None, what: str) -> Iterator[Callable[[str], None]]:
+    """Yields `advance(note)`: one step done; the note stands behind the bar. The total is None where it is not known."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -10,6 +10,7 @@ from . import demo as demo
 from . import eval as eval
 from . import export as export
 from . import list as list
+from . import predict as predict
 from . import search as search
 from . import show as show
 from . import swap as swap

@@ -122,6 +122,18 @@ def _embed_pictures(
     return torch.cat(embedded), torch.cat(labels)
 
 
+def text_embedder(task: Align, engine: Engine) -> Callable[[list[str]], torch.Tensor]:
+    """Texts to `[B, D]`, by the task's text tower."""
+
+    @torch.no_grad()
+    def embed_text(texts: list[str]) -> torch.Tensor:
+        prepare = task.prepare(False)
+        rows = [{**prepare({"text": text}), "id": 0, "index": 0} for text in texts]
+        return task.embed(engine.to_device(task.collate(rows)))["text"]
+
+    return embed_text
+
+
 def _zero_shot(opened: Run, data: str | None, templates: Path | None, engine: Engine, broken: str, **reading: Any) -> dict[str, Any]:
     task = opened.task
     if not isinstance(task, Align):
@@ -137,13 +149,7 @@ def _zero_shot(opened: Run, data: str | None, templates: Path | None, engine: En
 
     pictures, labels = _embed_pictures(task, found, "eval", embed_image, engine, **reading)
 
-    @torch.no_grad()
-    def embed_text(texts: list[str]) -> torch.Tensor:
-        prepare = task.prepare(False)
-        rows = [{**prepare({"text": text}), "id": 0, "index": 0} for text in texts]
-        return task.embed(engine.to_device(task.collate(rows)))["text"]
-
-    classes = class_embeddings(found.classes or (), embed_text, templates=sentences)
+    classes = class_embeddings(found.classes or (), text_embedder(task, engine), templates=sentences)
     return {"data": found.name, "rows": len(labels), **zero_shot(pictures, labels, classes), "templates": list(sentences)}
 
 

@@ -17,7 +17,7 @@ from .data import Data, Row, Split
 from .picture import read_picture
 from .splits import EVAL_WORDS, held_out, sort_classes
 
-_MORE_EXTENSIONS = (".webp", ".bmp", ".gif", ".tif", ".tiff")  # timm's own are .png, .jpg and .jpeg: a webp would be dropped in silence
+MORE_EXTENSIONS = (".webp", ".bmp", ".gif", ".tif", ".tiff")  # timm's own are .png, .jpg and .jpeg: a webp would be dropped in silence
 _LAYOUTS = "expected two class folders or more, CLASS/*.jpg, or train/CLASS/*.jpg beside " + " or ".join(f"{word}/" for word in EVAL_WORDS)
 
 
@@ -76,7 +76,7 @@ def _pictures(root: Path, least: int = 2) -> dict[str, list[Path]]:
     """The pictures of every class folder in `root`, of which there must be at least so many."""
     from timm.data import get_img_extensions
 
-    extensions = (*get_img_extensions(), *_MORE_EXTENSIONS)
+    extensions = (*get_img_extensions(), *MORE_EXTENSIONS)
     found: dict[str, list[Path]] = {}
     other: dict[str, list[Path]] = {}
     for folder in _folders(root):
