@@ -64,7 +64,8 @@ def test_json(zoo, classifier, tmp_path):
     assert front["batch_size"] == 2 and front["metric"] == "top1" and front["data"].endswith("manifest.csv")
     assert front["take"] in front["front"] and front["take"]["network"] == str(classifier) and front["take"]["accuracy"] == top1
     assert told["take"].startswith(f"On this machine take {classifier} (") and told["left_out"] == []
-    assert Image.open(out).width > 500
+    with Image.open(out) as picture:
+        assert picture.width > 500
 
 
 def test_tables(zoo, measured):
