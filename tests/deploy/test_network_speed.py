@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.deploy import network_speed
+from zoo.deploy import network_speed, ways
 from zoo.deploy.network_speed import Candidate, Worth, bench_networks, notes, percentile, summary, take_turns
 from zoo.deploy.runtimes import RUNTIMES
 from zoo.deploy.ways import FILES, USUAL, Written, way_of
 
 KEY = ("a", "eager", 2)
-LIBRARIES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "executorch": ("executorch",)}
+LIBRARIES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 
 
 def candidate(name="net", network=None, **known):
@@ -135,16 +135,40 @@ def test_every_runtime_that_is_there(monkeypatch):
             pytest.importorskip(library, reason=f"pip install 'effnet-zoo[{name}]'")
     network = nn.Sequential(nn.Conv2d(3, 96, 3), nn.BatchNorm2d(96), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 5))
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    ways = [*USUAL, "torch-export", "torchscript"]
-    found = bench_networks([candidate("net", network, parameters=5, macs=7)], [1, 2], runtimes=ways, rounds=2)
+    asked = [*(way for way in USUAL if way != "executorch"), "torch-export", "torchscript"]  # see below
+    found = bench_networks([candidate("net", network, parameters=5, macs=7)], [1, 2], runtimes=asked, rounds=2)
     assert found.left_out == ()
-    assert [(cell.runtime, cell.batch_size) for cell in found.cells] == [(way, size) for way in ways for size in (1, 2)]
+    assert [(cell.runtime, cell.batch_size) for cell in found.cells] == [(way, size) for way in asked for size in (1, 2)]
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
     for cell in found.cells:
         assert 0 < cell.p50 <= cell.p95 <= cell.p99 and cell.calls >= 2 and len(cell.rounds) == 2 and cell.bytes > 10_000
         assert cell.images_per_second.median > 0 and cell.faster.median > 0 and (cell.parameters, cell.macs) == (5, 7)
     assert all(cell.faster.median == 1 for cell in found.cells if cell.runtime == "eager")
     assert json.loads(json.dumps(asdict(found)))["cells"][0]["latency"].keys() == {"low", "median", "high"}
+
+
+def test_the_threads_of_executorch_are_set_once(monkeypatch):
+    """It has one pool for the process, and what is open holds it; all the others are told each time."""
+    asked = []
+
+    def stub(name, suffix):
+        def write(network, example, path):
+            assert example.shape == (2, 3, 16, 16)
+            path.write_bytes(b"1234")
+
+        def open(path, *, threads, **options):
+            asked.append((name, threads, options))
+            return lambda x: x
+
+        return SimpleNamespace(SUFFIX=suffix, write=write, open=open, files=lambda path: (path,))
+
+    stubs = {"executorch": stub("executorch", ".pte"), "openvino": stub("openvino", ".xml")}
+    monkeypatch.setattr(ways, "RUNTIMES", stubs)
+    found = bench_networks([candidate("a"), candidate("b")], [1, 4], runtimes=["executorch", "openvino-bf16"], threads=3, rounds=1)
+    assert [threads for name, threads, _ in asked if name == "executorch"] == [3, None, None, None]
+    told = [each[1:] for each in asked if each[0] == "openvino"]
+    assert told == [(3, {"precision": "bf16", "shape": (size, 3, 16, 16)}) for _ in "ab" for size in (1, 4)]
+    assert {cell.bytes for cell in found.cells} == {4}
 
 
 def test_a_file_is_run_by_its_own_runtime(tmp_path):
