@@ -1,10 +1,11 @@
 # make demo: the whole story in a few minutes.   make test: what CI runs.   make lint: style and types.   make test-long: the slow tests.
 # make test-faults: trainings that are killed, stopped and fed with NaN must end as if nothing had happened.
 # make test-distributed: trainings in two and four processes.
+# make results-efficiency: docs/results/efficiency.md, in about an hour; SIGNS=signs.csv LITE0=weights.safetensors for the lite networks.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long test-faults test-distributed lint clean
+.PHONY: demo test test-long test-faults test-distributed lint clean results-efficiency
 
 demo: .venv/demo
 	$(BIN)/zoo demo --overwrite
@@ -20,6 +21,9 @@ test-faults: .venv/test
 
 test-distributed: .venv/test
 	$(BIN)/python -m pytest -m distributed
+
+results-efficiency: .venv/all
+	$(BIN)/python docs/results/efficiency.py $(if $(SIGNS),--signs $(SIGNS)) $(if $(LITE0),--weights $(LITE0))
 
 lint: .venv/lint
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from torch import nn
 import zoo  # noqa: F401 (fills timm's registry)
 from zoo.backbones.recompute import recomputed
 from zoo.deploy import about
-from zoo.deploy.benchmark import one_thread, spread
+from zoo.deploy.rounds import on_threads, spread
 
 CASES = [(name, *size) for size in ((16, 224), (128, 32)) for name in ("effnet_se_b0", "effnet_cbam_b0")] + [("effnet_se_v2_b0", 16, 192)]
 HEAD = "| network | batch | pixels | saved, MiB | share | time | gradients and statistics |\n|---|---|---|---|---|---|---|\n"
@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     rounds = parser.parse_args().rounds
-    with one_thread():
+    with on_threads(1):
         lines = "".join(measure(*case, rounds) for case in CASES)
     known = about()
     versions = ", ".join(f"{package} {number}" for package, number in known["versions"].items())

@@ -98,7 +98,8 @@ def test_losses_table(zoo, monkeypatch):
 def test_mistakes(mistake):
     assert "'cbam'" in mistake("bench", "attention", "cbma", *SMALL)
     assert "did you mean 'zoo bench attention cbam'?" in mistake("bench", "cbam")
-    assert "zoo bench measures attention, loss and train, not 'atention'; did you mean 'attention'?" in mistake("bench", "atention")
+    told = mistake("bench", "atention")
+    assert "zoo bench measures attention, loss, train, networks and runs, not 'atention'; did you mean 'attention'?" in told
     assert "take larger pictures" in mistake("bench", "attention", "cbam", *SMALL)
     assert "did you mean 'zoo bench loss clip'?" in mistake("bench", "clip")
     assert "did you mean 'zoo bench attention triplet' or 'zoo bench loss triplet'?" in mistake("bench", "triplet")

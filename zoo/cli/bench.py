@@ -1,12 +1,15 @@
-"""zoo bench: what a gate, a loss and a step of training cost, beside timm's and open_clip's."""
+"""zoo bench: what a gate, a loss and a step of training cost, beside timm's and open_clip's; of networks see bench_networks.py."""
 
 import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any
 
+import timm
 import typer
 from typer.core import TyperGroup
 
@@ -22,27 +25,38 @@ TRAIN_COLUMNS = ["side", "images/s", "ratio", "images/processor s", "ratio", "wa
 
 
 class _Bench(TyperGroup):
-    """A word that is no command is answered as any other mistake: in one line, with what was meant."""
+    """What is no command is a network, which `networks` measures; a word that is neither is answered in one line, with what was meant."""
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # of the click that typer brings
-        found = super().get_command(ctx, cmd_name)
-        if found is None:
-            what = self.list_commands(ctx)
-            meant = [f"'zoo bench {kind} {cmd_name}'" for kind, shelf in (("attention", ATTENTION), ("loss", LOSSES)) if cmd_name in shelf]
-            end = f"did you mean {' or '.join(meant)}?" if meant else nearest(cmd_name, what)
-            raise ValueError(f"zoo bench measures {', '.join(what[:-1])} and {what[-1]}, not {cmd_name!r}; {end}")
-        return found
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # of the click that typer brings
+        if args and args[0] not in ("--help", "-h", *self.list_commands(ctx)):
+            if not args[0].startswith("-"):
+                self._check_network(ctx, args[0])
+            args = ["networks", *args]
+        return super().parse_args(ctx, args)
+
+    def _check_network(self, ctx: Any, word: str) -> None:
+        """Raises ValueError of a word that cannot be meant for a network."""
+        if Path(word).exists() or "/" in word or ":" in word or timm.is_model(word.partition(".")[0]):
+            return
+        what = [name for name in self.list_commands(ctx) if name != "networks"]
+        meant = [f"'zoo bench {kind} {word}'" for kind, shelf in (("attention", ATTENTION), ("loss", LOSSES)) if word in shelf]
+        end = (
+            f"did you mean {' or '.join(meant)}?" if meant else nearest(word, what if get_close_matches(word, what) else timm.list_models())
+        )
+        raise ValueError(f"zoo bench measures {', '.join(what)}, networks and runs, not {word!r}; {end}")
 
 
 bench = typer.Typer(
-    cls=_Bench, help="What a gate, a loss and a step of training cost, beside timm's and open_clip's.", no_args_is_help=True
+    cls=_Bench,
+    help="How fast networks are, as in zoo bench effnet_cbam_b0 runs/digits; what a gate, a loss and a step of training cost.",
+    no_args_is_help=True,
 )
 app.add_typer(bench, name="bench")
 
 
-def _command(what: str, names: Sequence[str], **options: Any) -> str:
+def command(what: str, names: Sequence[str], **options: Any) -> str:
     """The line that asks for the same again; an option with several values is given several times."""
-    words = ["zoo", "bench", what, *names]
+    words = ["zoo", "bench", *filter(None, [what]), *names]
     for option, value in options.items():
         for each in value if isinstance(value, list) else [value]:
             words += ["--" + option.replace("_", "-"), str(each)]
@@ -96,8 +110,8 @@ def attention(
     names = gates or sorted(ATTENTION)
     rows = bench_attention(names, batch_size, rounds=rounds, img_size=img_size, seed=seed)
     if as_json:
-        command = _command("attention", names, batch_size=batch_size, rounds=rounds, img_size=img_size, seed=seed)
-        asked = {"command": command, "rounds": rounds, "seed": seed, "img_size": img_size}
+        again = command("attention", names, batch_size=batch_size, rounds=rounds, img_size=img_size, seed=seed)
+        asked = {"command": again, "rounds": rounds, "seed": seed, "img_size": img_size}
         print(json.dumps({**about(), **asked, "gates": [asdict(row) for row in rows]}, indent=2))
         return
     for size in dict.fromkeys(batch_size):
@@ -129,7 +143,7 @@ def loss(
     found = bench_loss(names, rows, width=width, threads=threads, seed=seed)
     if as_json:
         known = about(threads, *["open_clip_torch"] * bool(find_spec("open_clip")))
-        asked = {"command": _command("loss", names, rows=rows, width=width, threads=threads, seed=seed), "width": width, "seed": seed}
+        asked = {"command": command("loss", names, rows=rows, width=width, threads=threads, seed=seed), "width": width, "seed": seed}
         print(json.dumps({**known, **asked, "losses": [asdict(row) for row in found]}, indent=2))
         return
     for count in dict.fromkeys(rows):
@@ -168,8 +182,8 @@ def train(
     flags: dict[str, Any] = {"compile": compile, "recompute": recompute}
     found = bench_train(**asked, **flags)
     if as_json:
-        command = _command("train", [f"--{flag}" for flag, given in flags.items() if given], **asked)
-        print(json.dumps({**about(threads), "command": command, **asked, **flags, **asdict(found)}, indent=2))
+        again = command("train", [f"--{flag}" for flag, given in flags.items() if given], **asked)
+        print(json.dumps({**about(threads), "command": again, **asked, **flags, **asdict(found)}, indent=2))
         return
     rows = []
     for name, side in found.sides.items():

@@ -2,8 +2,6 @@
 
 from .benchmark import Cost as Cost
 from .benchmark import Measured as Measured
-from .benchmark import Spread as Spread
-from .benchmark import about as about
 from .benchmark import bench_attention as bench_attention
 from .export import Differs as Differs
 from .export import Part as Part
@@ -29,6 +27,8 @@ from .open_clip import Difference as Difference
 from .open_clip import compare_open_clip as compare_open_clip
 from .open_clip import export_open_clip as export_open_clip
 from .open_clip import text_modality as text_modality
+from .rounds import Spread as Spread
+from .rounds import about as about
 from .runtimes import RUNTIMES as RUNTIMES
 from .timm import compare_timm as compare_timm
 from .timm import export_timm as export_timm

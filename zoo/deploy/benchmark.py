@@ -7,15 +7,11 @@ within a round, never between rounds. The clock is the processor time of this pr
 """
 
 import math
-import platform
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -28,6 +24,7 @@ from registry import ATTENTION
 
 from ..backbones.slots import blocks, maps, reduction
 from ..progress import progress
+from .rounds import Spread, at_least_one, in_turn, on_threads, spread
 
 LEAST_SECONDS = 2e-2  # of one timing: a smaller workload is repeated within it
 MOST_REPEATS = 10_000
@@ -44,15 +41,6 @@ _SAME: Mapping[str, Callable[[Any], dict[str, Any]]] = {  # what timm's class mu
     "coord": lambda ours: {"rd_channels": ours.conv1.out_channels, "bias": True},
 }
 _UNKNOWN: Mapping[str, tuple[str, ...]] = {"ceca": ("rd_ratio", "act_layer"), "ela": ("rd_ratio",)}  # to timm's class
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles over the rounds."""
-
-    low: float
-    median: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -158,17 +146,6 @@ def saved_bytes(module: nn.Module, x: Tensor) -> int:
     return total
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Afterwards as many threads as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _forward(gate: nn.Module, x: Tensor) -> Callable[[], None]:
     def work() -> None:
         with torch.no_grad():
@@ -227,14 +204,9 @@ def time_place(gates: Mapping[str, nn.Module], x: Tensor, rounds: int) -> tuple[
     repeats = {key: turn(key, _repeats) for key in works}
     seconds: dict[str, list[float]] = {key: [] for key in works}
     for number in range(rounds):
-        for key in list(works) if number % 2 else reversed(works):  # nobody always comes first
+        for key in in_turn(number, works):
             seconds[key].append(turn(key, lambda work, key=key: _seconds(work, repeats[key])))  # type: ignore[misc]
     return seconds, saved
-
-
-def spread(values: Sequence[float]) -> Spread:
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
-    return Spread(low, median, high)
 
 
 def _built(gate: str, place: Place, batch_size: int) -> dict[str, nn.Module]:
@@ -315,24 +287,8 @@ def bench_attention(
     """
     for name in gates:
         ATTENTION[name]
-    for what, number in (("rounds", rounds), ("img_size", img_size), *(("batch_size", each) for each in batch_sizes)):
-        if number < 1:
-            raise ValueError(f"{what}: expected 1 or more, got {number}")
+    at_least_one([("rounds", rounds), ("img_size", img_size), *(("batch_size", each) for each in batch_sizes)])
     found = places(img_size)
     jobs = [(gate, batch_size) for gate in dict.fromkeys(gates) for batch_size in dict.fromkeys(batch_sizes)]
-    with one_thread(), torch.random.fork_rng(devices=[]), progress(len(jobs) * len(found), "bench") as advance:
+    with on_threads(1), torch.random.fork_rng(devices=[]), progress(len(jobs) * len(found), "bench") as advance:
         return [_bench(gate, batch_size, rounds, seed, found, advance) for gate, batch_size in jobs]
-
-
-def about(threads: int = 1, *more: str) -> dict[str, Any]:
-    """Versions, also of `more` packages, and processor: what a number means nothing without."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    packages = {package: version(package) for package in ("effnet-zoo", "torch", "timm", *more)}
-    return {
-        "versions": {**packages, "python": platform.python_version()},
-        "cpu": named or platform.processor() or platform.machine(),
-        "threads": threads,
-        "dtype": "float32",
-    }

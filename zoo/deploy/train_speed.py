@@ -12,8 +12,8 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from torch import nn
 from ..datasets.folder import read_folder
 from ..datasets.glyphs import glyphs
 from ..train import Classify, Preprocess, TrainConfig, fit
-from .benchmark import Spread, spread
+from .rounds import Spread, at_least_one, in_turn, on_threads, spread
 
 LAYOUTS = {"timm": torch.contiguous_format, "timm channels_last": torch.channels_last}
 _CLASSES = 10
@@ -157,21 +157,10 @@ class _Turns:
             return
         wall, processor = self.began
         taken = {"ours": Taken(time.perf_counter() - wall, time.process_time() - processor)}
-        names = list(self.others)
-        for name in names if len(self.rounds) % 2 else reversed(names):
+        for name in in_turn(len(self.rounds), self.others):
             taken[name] = self.others[name].run(self.steps)
         self.rounds.append(taken)
         self.began = time.perf_counter(), time.process_time()
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def bench_train(
@@ -205,16 +194,14 @@ def bench_train(
         ValueError: a number below 1, or a precision that a CPU has not.
     """
     numbers = {"batch_size": batch_size, "img_size": img_size, "threads": threads, "rounds": rounds, "steps": steps}
-    for what, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{what}: expected 1 or more, got {number}")
+    at_least_one(numbers.items())
     total = (rounds + 1) * steps
 
     def network() -> nn.Module:
         torch.manual_seed(seed)
         return timm.create_model(model, num_classes=_CLASSES)
 
-    with tempfile.TemporaryDirectory() as folder, _threads(threads), torch.random.fork_rng(devices=[]):
+    with tempfile.TemporaryDirectory() as folder, on_threads(threads), torch.random.fork_rng(devices=[]):
         write_pictures(Path(folder), max(32, round(img_size * 8 / 7)), seed)
         data = read_folder(folder)
         ours = network()
