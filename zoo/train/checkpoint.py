@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,11 +147,13 @@ def _serialized(step: int, tensors: Mapping, optimizer: dict, state: dict) -> It
 
 
 def _fill(work: Path, step: int, contents: Iterator[tuple[str, bytes]], state: dict[str, Any]) -> None:
-    """The hashes are of what was meant to be written, not of what the disk made of it."""
-    files = {}
-    for name, content in contents:
-        write_new(work / name, content)
-        files[name] = manifest.record(content)
+    """The hashes are of what was meant to be written, not of what the disk made of it; they are taken while it writes."""
+    with ThreadPoolExecutor(1) as beside:
+        taken = {}
+        for name, content in contents:
+            taken[name] = beside.submit(manifest.record, content)
+            write_new(work / name, content)
+        files = {name: each.result() for name, each in taken.items()}
     write_new(work / manifest.NAME, manifest.manifest(files, step=step, seed=state.get("settings", {}).get("seed")))
     flush(work)
 
