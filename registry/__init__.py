@@ -19,6 +19,10 @@ works with torch.compile, torch.export, ONNX, FX and TorchScript. Called directl
 `init_weights()` puts the parameters to their start: the paper's, or with `calm=True` one at which the gate is constant.
 `attends` says what it weighs: "channel", "spatial", "both", or "nothing".
 `no_weight_decay()` names the parameters that weight decay must leave alone. A gate that reads nothing is a plain `nn.Identity`.
+`narrow(keep)` makes it, in place, a gate for these of its channels (indices, ascending), weights taken over; widths inside stay where
+little is to be gained. Without it a network with the gate cannot be pruned. `keep` is any subset, unless the gate says otherwise by a
+number: `channel_unit`: channels come and go in runs of so many; `channel_parts`: of so many equal parts, as many of each. A gate that moves
+channels about has `channel_order(channels)`, the input channel at each place of its output.
 """
 
 TOWERS = Registry("tower", group="effnet_zoo.towers")

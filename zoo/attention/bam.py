@@ -8,6 +8,8 @@ As the authors' code computes it: the branches are multiplied (the paper adds th
 Park et al., BAM: Bottleneck Attention Module, BMVC 2018, arXiv 1807.06514, equations 1-4.
 """
 
+from collections.abc import Sequence
+
 import torch
 from timm.layers import LayerType, create_act_layer
 from torch import nn
@@ -15,6 +17,7 @@ from torch import nn
 from registry import ATTENTION
 
 from ..layers import BatchNorm, rd_channels
+from ..layers.narrow import narrow_in, narrow_out
 
 
 class ChannelBranch(nn.Module):
@@ -96,6 +99,11 @@ class BAM(nn.Module):
         if self.calm:
             for parameter in self.channel.fc2.parameters():
                 nn.init.zeros_(parameter)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        narrow_in(self.channel.fc1, keep)
+        narrow_out(self.channel.fc2, keep)
+        narrow_in(self.spatial.conv1, keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * (1 + torch.sigmoid(self.channel(x) * self.spatial(x)))

@@ -9,6 +9,8 @@ biases in the 1x1 convolutions. With the activation, the gate never falls below 
 Cai et al., Poly Kernel Inception Network for Remote Sensing Detection, CVPR 2024, arXiv 2403.06258.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerType, create_act_layer
@@ -17,6 +19,7 @@ from torch import nn
 from registry import ATTENTION
 
 from ..layers import BatchNorm
+from ..layers.narrow import narrow_each, narrow_in, narrow_out
 
 
 @ATTENTION.register("caa")
@@ -80,6 +83,14 @@ class CAA(nn.Module):
         else:
             nn.init.zeros_(self.bn2.weight)
             nn.init.ones_(self.bn2.bias)  # at zero, a ReLU would let no gradient through
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        for point in (self.conv1, self.conv2):
+            narrow_in(point, keep)
+            narrow_out(point, keep)
+        for layer in (self.bn1, self.conv_w, self.conv_h, self.bn2):
+            if not isinstance(layer, nn.Identity):
+                narrow_each(layer, keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a = self.act1(self.bn1(self.conv1(F.avg_pool2d(x, 7, stride=1, padding=3))))

@@ -10,6 +10,8 @@ two channels are those of `zoo/layers`: faster than plain operations on a CPU, a
 Woo et al., CBAM: Convolutional Block Attention Module, arXiv 1807.06521, equations 2 and 3.
 """
 
+from collections.abc import Sequence
+
 import torch
 from timm.layers import LayerType, create_act_layer
 from torch import nn
@@ -17,6 +19,7 @@ from torch import nn
 from registry import ATTENTION
 
 from ..layers import BatchNorm, NarrowConv2d, pool_channels, pool_pixels, rd_channels, scale_both
+from ..layers.narrow import narrow_in, narrow_out
 
 torch.fx.wrap("pool_pixels")
 torch.fx.wrap("pool_channels")
@@ -95,6 +98,10 @@ class CBAM(nn.Module):
             nn.init.zeros_(self.spatial.bn.weight)
             if self.channel.fc2.bias is not None:
                 nn.init.zeros_(self.channel.fc2.bias)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        narrow_in(self.channel.fc1, keep)
+        narrow_out(self.channel.fc2, keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x, mean, top = pool_pixels(x)

@@ -7,6 +7,8 @@ Chris Ha's variant in timm (`CecaModule`) of Wang et al., ECA-Net: Efficient Cha
 arXiv 1910.03151, equations 9 and 12.
 """
 
+from collections.abc import Sequence
+
 from timm.layers import CecaModule, LayerType
 from torch import nn
 
@@ -56,3 +58,6 @@ class CECA(CecaModule):
         self.conv.reset_parameters()
         if self.calm:
             nn.init.zeros_(self.conv.weight)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        """Nothing to do: the kernel stays as it is."""

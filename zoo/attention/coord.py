@@ -10,6 +10,8 @@ those of `zoo/layers/axes.py`.
 Hou et al., Coordinate Attention for Efficient Mobile Network Design, arXiv 2103.02907, equations 4-9.
 """
 
+from collections.abc import Sequence
+
 import torch
 from timm.layers import LayerType, create_act_layer
 from torch import nn
@@ -18,6 +20,7 @@ from registry import ATTENTION
 
 from ..layers import BatchNorm, rd_channels
 from ..layers.axes import pool_axes, scale_axes
+from ..layers.narrow import narrow_in, narrow_out
 from ..layers.pointwise import PointwiseConv2d
 
 torch.fx.wrap("pool_axes")
@@ -64,6 +67,11 @@ class CoordAttention(nn.Module):
             for layer in (self.conv_h, self.conv_w):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # it is built with a bias
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        narrow_in(self.conv1, keep)
+        narrow_out(self.conv_h, keep)
+        narrow_out(self.conv_w, keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height = x.shape[2]

@@ -18,6 +18,7 @@ from torch import nn
 from registry import ATTENTION
 
 from ..layers import rd_channels
+from ..layers.narrow import narrow_each, narrow_in, narrow_out
 
 
 class ChannelGate(nn.Module):
@@ -93,6 +94,14 @@ class CPCA(nn.Module):
                     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # they are built with one
         if self.calm:
             nn.init.zeros_(self.local.weight)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        narrow_in(self.point, keep)
+        narrow_out(self.point, keep)
+        narrow_in(self.channel.fc1, keep)
+        narrow_out(self.channel.fc2, keep)
+        for layer in (self.local, *(layer for strip in self.strips for layer in strip)):  # type: ignore[attr-defined]  # sequentials
+            narrow_each(layer, keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         v = self.act(self.point(x))

@@ -6,6 +6,7 @@ Wang et al., ECA-Net: Efficient Channel Attention for Deep Convolutional Neural 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from timm.layers import LayerType
@@ -63,6 +64,9 @@ class ECA(nn.Module):
         self.conv.reset_parameters()
         if self.calm:
             nn.init.zeros_(self.conv.weight)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        """Nothing to do: the kernel stays as it is."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x, means = mean_pixels(x)

@@ -10,6 +10,9 @@ F are 1-D convolutions without bias. The paper's sizes are T (kernel_size 5, nor
 Xu and Wan, ELA: Efficient Local Attention for Deep Convolutional Neural Networks, arXiv 2403.01123.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 from timm.layers import LayerType
 from torch import nn
@@ -17,6 +20,7 @@ from torch import nn
 from registry import ATTENTION
 
 from ..layers.group_norm import GroupNorm
+from ..layers.narrow import narrow_each
 
 
 @ATTENTION.register("ela")
@@ -60,6 +64,9 @@ class ELA(nn.Module):
         dd = {"device": device, "dtype": dtype}
         k, pad, conv_groups = kernel_size, kernel_size // 2, channels // group_width
         norm_groups = max(n for n in range(1, norm_groups + 1) if channels % n == 0)
+        # as many of each norm's group; where convolutions mix channels, whole groups of both
+        self.channel_parts = norm_groups if group_width == 1 else 1
+        self.channel_unit = 1 if group_width == 1 else math.lcm(group_width, channels // norm_groups)
         self.conv_h = nn.Conv2d(channels, channels, (k, 1), padding=(pad, 0), groups=conv_groups, bias=False, **dd)
         self.conv_w = nn.Conv2d(channels, channels, (1, k), padding=(0, pad), groups=conv_groups, bias=False, **dd)
         self.norm_h = GroupNorm(norm_groups, channels, **dd)
@@ -73,6 +80,13 @@ class ELA(nn.Module):
         if self.calm:
             nn.init.zeros_(self.norm_h.weight)
             nn.init.zeros_(self.norm_w.weight)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        if self.channel_parts == 1:  # whole groups of the norms
+            width = self.norm_h.num_channels // self.norm_h.num_groups
+            self.norm_h.num_groups = self.norm_w.num_groups = len(keep) // width
+        for layer in (self.conv_h, self.conv_w, self.norm_h, self.norm_w):
+            narrow_each(layer, keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = torch.sigmoid(self.norm_h(self.conv_h(x.mean(3, keepdim=True))))

@@ -9,6 +9,8 @@ for each channel, so mean_hw(x1) is its bias: the weights of x2 are learnt const
 Ouyang et al., Efficient Multi-Scale Attention Module with Cross-Spatial Learning, ICASSP 2023, arXiv 2305.13563.
 """
 
+from collections.abc import Sequence
+
 import torch
 from timm.layers import LayerType
 from torch import nn
@@ -48,7 +50,7 @@ class EMA(nn.Module):
         if groups < 1:
             raise ValueError(f"ema groups: expected a positive number such as 32, got {groups}")
         self.groups = max(n for n in range(1, groups + 1) if channels % n == 0)
-        self.width = channels // self.groups
+        self.width = self.channel_unit = channels // self.groups
         self.conv1x1 = nn.Conv2d(self.width, self.width, 1, device=device, dtype=dtype)
         self.conv3x3 = nn.Conv2d(self.width, self.width, 3, padding=1, device=device, dtype=dtype)
         self.norm = nn.GroupNorm(self.width, self.width, device=device, dtype=dtype)
@@ -63,6 +65,9 @@ class EMA(nn.Module):
             nn.init.zeros_(self.conv3x3.weight)
             with torch.no_grad():  # unlike biases: equal ones would keep the 3x3 filters equal for ever
                 self.conv3x3.bias.sub_(self.conv3x3.bias.mean())  # type: ignore[union-attr]  # it is built with a bias
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        self.groups = len(keep) // self.width  # which share their weights
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         b, _, h, w = x.shape

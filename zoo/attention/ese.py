@@ -6,10 +6,14 @@ timm's own class, key for key, so that a file of the one loads into the other.
 Lee and Park, CenterMask: Real-Time Anchor-Free Instance Segmentation, arXiv 1911.06667 (VoVNetV2).
 """
 
+from collections.abc import Sequence
+
 from timm.layers import EffectiveSEModule, LayerType
 from torch import nn
 
 from registry import ATTENTION
+
+from ..layers.narrow import narrow_in, narrow_out
 
 
 @ATTENTION.register("ese")
@@ -34,3 +38,7 @@ class ESE(EffectiveSEModule):
         if self.calm:
             nn.init.zeros_(self.fc.weight)
             nn.init.zeros_(self.fc.bias)  # type: ignore[arg-type]  # timm builds it with a bias
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        narrow_in(self.fc, keep)
+        narrow_out(self.fc, keep)

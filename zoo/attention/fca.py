@@ -9,6 +9,7 @@ Qin et al., FcaNet: Frequency Channel Attention Networks, ICCV 2021, arXiv 2012.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from torch import nn
 from registry import ATTENTION
 
 from ..layers import rd_channels
+from ..layers.narrow import narrow_in, narrow_out
 from ..layers.precision import at_least_float32
 
 # best first, in units of the 7 x 7 grid: waves down the rows, and along the columns
@@ -70,6 +72,7 @@ class FCA(nn.Module):
             raise ValueError(f"fca grid: expected 7 or more, the side that the frequencies were chosen on, got {grid}")
         self.grid = grid or _GRID.get(channels, 7)
         self.frequencies = max(n for n in range(1, frequencies + 1) if channels % n == 0)
+        self.channel_parts = self.frequencies
         hidden = rd_channels(channels, rd_ratio)
         # convolutions, because timm's initialisation takes every linear layer to have a bias
         self.fc1 = nn.Conv2d(channels, hidden, 1, bias=False, device=device, dtype=dtype)
@@ -93,6 +96,10 @@ class FCA(nn.Module):
         self.fc2.reset_parameters()
         if self.calm:
             nn.init.zeros_(self.fc2.weight)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        narrow_in(self.fc1, keep)
+        narrow_out(self.fc2, keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pooled = F.adaptive_avg_pool2d(x, (self.grid, self.grid)).unflatten(1, (self.frequencies, -1))

@@ -10,6 +10,8 @@ fusion; their default, the sum, is `gca`. The pooling and the product are those 
 Cao et al., GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond, arXiv 1904.11492.
 """
 
+from collections.abc import Sequence
+
 import torch
 from timm.layers import LayerType, create_act_layer
 from torch import nn
@@ -18,6 +20,7 @@ from registry import ATTENTION
 
 from ..layers import rd_channels, scale
 from ..layers.attend import attend
+from ..layers.narrow import narrow_in, narrow_out
 
 torch.fx.wrap("attend")
 torch.fx.wrap("scale")
@@ -66,6 +69,11 @@ class GlobalContext(nn.Module):
             layer.reset_parameters()
         for parameter in self.transform.fc2.parameters():
             nn.init.zeros_(parameter)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        narrow_in(self.mask, keep)
+        narrow_in(self.transform.fc1, keep)
+        narrow_out(self.transform.fc2, keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x, context = attend(x, self.mask.weight, self.mask.bias)

@@ -8,11 +8,15 @@ It starts as the identity (gamma = beta = 0), so it can be put into any network 
 Yang et al., Gated Channel Transformation for Visual Recognition, CVPR 2020, arXiv 1909.11519.
 """
 
+from collections.abc import Sequence
+
 import torch
 from timm.layers import LayerType
 from torch import nn
 
 from registry import ATTENTION
+
+from ..layers.narrow import narrow_parameter
 
 
 @ATTENTION.register("gct")
@@ -54,6 +58,10 @@ class GCT(nn.Module):
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         return {"alpha", "gamma", "beta"}
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        for name in ("alpha", "gamma", "beta"):
+            narrow_parameter(self, name, keep, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)  # sums of squares leave half precision

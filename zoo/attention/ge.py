@@ -12,6 +12,8 @@ finds better and which learns at the first try on small pictures too.
 Hu et al., Gather-Excite: Exploiting Feature Context in Convolutional Neural Networks, NeurIPS 2018, arXiv 1810.12348.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerType, create_act_layer
@@ -20,6 +22,7 @@ from torch import nn
 from registry import ATTENTION
 
 from ..layers import BatchNorm, rd_channels
+from ..layers.narrow import narrow_each, narrow_in, narrow_out
 
 
 def _gather(channels: int, extent: int, params: bool, act_layer: LayerType, device=None, dtype=None) -> nn.Module:
@@ -97,6 +100,14 @@ class GatherExcite(nn.Module):
         if self.calm and learnt:
             for parameter in learnt[-1].parameters():
                 nn.init.zeros_(parameter)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        for layer in self.gather.children():
+            if isinstance(layer, nn.Conv2d | BatchNorm):
+                narrow_each(layer, keep)
+        if isinstance(self.mlp, nn.Sequential):
+            narrow_in(self.mlp[0], keep)
+            narrow_out(self.mlp[2], keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate = torch.sigmoid(self.mlp(self.gather(x)))

@@ -9,6 +9,8 @@ It is timm's own class, key for key; only the batch norm is one that survives a 
 timm's variant (`LightCbamModule`) of Woo et al., CBAM: Convolutional Block Attention Module, arXiv 1807.06521.
 """
 
+from collections.abc import Sequence
+
 from timm.layers import LayerType, create_act_layer
 from timm.layers.cbam import LightCbamModule
 from torch import nn
@@ -16,6 +18,7 @@ from torch import nn
 from registry import ATTENTION
 
 from ..layers import BatchNorm
+from ..layers.narrow import narrow_in, narrow_out
 
 
 @ATTENTION.register("lcbam")
@@ -64,3 +67,7 @@ class LCBAM(LightCbamModule):
             nn.init.zeros_(self.spatial.conv.bn.weight)
             if self.channel.fc2.bias is not None:
                 nn.init.zeros_(self.channel.fc2.bias)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        narrow_in(self.channel.fc1, keep)
+        narrow_out(self.channel.fc2, keep)

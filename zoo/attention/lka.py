@@ -8,12 +8,15 @@ Guo et al., Visual Attention Network, arXiv 2202.09741, equations 1 and 2.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from timm.layers import LayerType
 from torch import nn
 
 from registry import ATTENTION
+
+from ..layers.narrow import narrow_each, narrow_in, narrow_out
 
 
 @ATTENTION.register("lka")
@@ -44,6 +47,12 @@ class LKA(nn.Module):
         if self.calm:
             nn.init.zeros_(self.point.weight)
             nn.init.ones_(self.point.bias)  # type: ignore[arg-type]
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        narrow_each(self.local, keep)
+        narrow_each(self.wide, keep)
+        narrow_in(self.point, keep)
+        narrow_out(self.point, keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.point(self.wide(self.local(x)))

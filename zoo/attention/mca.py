@@ -10,6 +10,7 @@ Yu et al., MCA: Multidimensional Collaborative Attention in Deep Convolutional N
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from timm.layers import LayerType
@@ -98,6 +99,9 @@ class MCA(nn.Module):
             line.conv.reset_parameters()
             if self.calm:
                 nn.init.zeros_(line.conv.weight)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        """Nothing to do: the kernels stay as they are."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         _, c, h, w = x.shape

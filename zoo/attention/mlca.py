@@ -10,6 +10,7 @@ Wan et al., Mixed local channel attention for object detection, Engineering Appl
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,9 @@ class MLCA(nn.Module):
             layer.reset_parameters()
             if self.calm:
                 nn.init.zeros_(layer.weight)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        """Nothing to do: the kernels stay as they are."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         size, share = self.local_size, self.local_weight

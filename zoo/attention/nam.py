@@ -9,6 +9,8 @@ whole map, its multiplier also differs from pixel to pixel.
 Liu et al., NAM: Normalization-based Attention Module, NeurIPS 2021 workshop, arXiv 2111.12419.
 """
 
+from collections.abc import Sequence
+
 import torch
 from timm.layers import LayerType
 from torch import nn
@@ -16,6 +18,7 @@ from torch import nn
 from registry import ATTENTION
 
 from ..layers import BatchNorm
+from ..layers.narrow import narrow_each
 from ..layers.precision import at_least_float32
 
 
@@ -41,6 +44,9 @@ class NAM(nn.Module):
         self.bn.reset_parameters()
         if self.calm:
             nn.init.zeros_(self.bn.weight)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        narrow_each(self.bn, keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         scale = at_least_float32(self.bn.weight).abs() + 1e-12  # with every gamma at zero: equal weights, not 0 / 0

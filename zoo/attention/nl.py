@@ -9,6 +9,8 @@ The H W x H W weights are never stored: `scaled_dot_product_attention` works thr
 Wang et al., Non-local Neural Networks, arXiv 1711.07971, equations 1, 3 and 6.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerType
@@ -17,6 +19,7 @@ from torch import nn
 from registry import ATTENTION
 
 from ..layers import BatchNorm, rd_channels
+from ..layers.narrow import narrow_each, narrow_in, narrow_out
 
 
 @ATTENTION.register("nl")
@@ -51,6 +54,7 @@ class NonLocal(nn.Module):
         if not scale > 0:
             raise ValueError(f"nl scale: expected a positive number such as 1, got {scale}")
         inner = rd_channels(channels, rd_ratio)
+        self.rd_ratio = rd_ratio
         self.scale = float(scale)
         self.theta = nn.Conv2d(channels, inner, 1, device=device, dtype=dtype)
         self.phi = nn.Conv2d(channels, inner, 1, bias=False, device=device, dtype=dtype)
@@ -65,6 +69,21 @@ class NonLocal(nn.Module):
         nn.init.zeros_(self.theta.bias)  # type: ignore[arg-type]  # it is built with one
         self.bn.reset_parameters()
         nn.init.zeros_(self.bn.weight)
+
+    @torch.no_grad()
+    def narrow(self, keep: Sequence[int]) -> None:
+        """The width inside shrinks too, because nearly all of the work is in it: theta and phi, and g and z, keep their strongest pairs."""
+        for layer in (self.theta, self.phi, self.g):
+            narrow_in(layer, keep)
+        narrow_out(self.z, keep)
+        narrow_each(self.bn, keep)
+        inner = min(rd_channels(len(keep), self.rd_ratio), self.z.in_channels)
+        for one, other, narrow_other in ((self.theta, self.phi, narrow_out), (self.g, self.z, narrow_in)):
+            read = other.weight if other is self.phi else other.weight.transpose(0, 1)
+            strength = one.weight.flatten(1).norm(dim=1) * read.flatten(1).norm(dim=1)
+            strongest = list(range(inner)) if strength.is_meta else strength.topk(inner).indices.sort().values.tolist()
+            narrow_out(one, strongest)
+            narrow_other(other, strongest)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         _, _, h, w = x.shape

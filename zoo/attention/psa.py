@@ -9,6 +9,8 @@ ReLU, linear. Sums and means are taken before the matrices instead of after: the
 Liu et al., Polarized Self-Attention: Towards High-quality Pixel-wise Regression, arXiv 2107.00782.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerType, create_act_layer
@@ -17,6 +19,7 @@ from torch import nn
 from registry import ATTENTION
 
 from ..layers import rd_channels
+from ..layers.narrow import narrow_in, narrow_out
 from ..layers.precision import at_least_float32
 
 
@@ -117,6 +120,11 @@ class PSA(nn.Module):
             nn.init.zeros_(self.spatial.query.weight)
             for parameter in ups[-1].parameters():
                 nn.init.zeros_(parameter)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        for layer in (self.channel.query, self.channel.value, self.spatial.query, self.spatial.value):
+            narrow_in(layer, keep)
+        narrow_out(self.channel.up[-1] if isinstance(self.channel.up, nn.Sequential) else self.channel.up, keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.parallel:

@@ -8,6 +8,8 @@ begin constant (w = 0, b = 1), so it starts calm as published. The norm has a gr
 Zhang and Yang, SA-Net: Shuffle Attention for Deep Convolutional Neural Networks, ICASSP 2021, arXiv 2102.00240.
 """
 
+from collections.abc import Sequence
+
 import torch
 from timm.layers import LayerType
 from torch import nn
@@ -52,6 +54,7 @@ class ShuffleAttention(nn.Module):
         if channels % 2:
             raise ValueError(f"sa channels: expected an even number, which has halves, got {channels}")
         self.groups = max(n for n in range(1, groups + 1) if channels % (2 * n) == 0)
+        self.channel_unit = channels // self.groups
         self.shuffle = shuffle
         half = (1, channels // (2 * self.groups), 1, 1)
         self.channel_weight = nn.Parameter(torch.empty(half, device=device, dtype=dtype))
@@ -70,6 +73,12 @@ class ShuffleAttention(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         return {"channel_weight", "channel_bias", "spatial_weight", "spatial_bias", "norm_weight", "norm_bias"}
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        self.groups = len(keep) // self.channel_unit  # which share their weights
+
+    def channel_order(self, channels: int) -> list[int]:
+        return [place // 2 + place % 2 * (channels // 2) for place in range(channels)] if self.shuffle else list(range(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         halves = x.unflatten(1, (self.groups, 2, -1))  # [B, G, 2, C / 2G, H, W], a view in either memory format

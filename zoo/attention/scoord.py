@@ -9,11 +9,15 @@ Coordinate attention without its batch norm, hence the gate to try where batches
 After Hou et al., Coordinate Attention for Efficient Mobile Network Design, arXiv 2103.02907; the simplification is timm's, without a paper.
 """
 
+from collections.abc import Sequence
+
 from timm.layers import LayerType, get_act_layer
 from timm.layers.coord_attn import SimpleCoordAttn as TimmSimpleCoordAttn
 from torch import nn
 
 from registry import ATTENTION
+
+from ..layers.narrow import narrow_in, narrow_out
 
 
 @ATTENTION.register("scoord")
@@ -43,3 +47,8 @@ class SimpleCoordAttention(TimmSimpleCoordAttn):
             for layer in (self.fc_h, self.fc_w):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        narrow_in(self.fc1, keep)
+        narrow_out(self.fc_h, keep)
+        narrow_out(self.fc_w, keep)

@@ -8,6 +8,7 @@ Rows and columns share the convolutions, not the norms. The mean over the pixels
 Si et al., SCSA: Exploring the Synergistic Effects Between Spatial and Channel Attention, arXiv 2407.05128.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +17,8 @@ from timm.layers import LayerType
 from torch import nn
 
 from registry import ATTENTION
+
+from ..layers.narrow import narrow_each
 
 
 @torch.fx.wrap  # the window depends on the shape, which a tracer must not fix
@@ -64,6 +67,7 @@ class SCSA(nn.Module):
         if heads < 1 or window_size < 1:
             raise ValueError(f"scsa heads, window_size: expected positive numbers such as 1 and 7, got {heads} and {window_size}")
         self.heads = max(n for n in range(1, heads + 1) if channels % n == 0)
+        self.channel_parts = math.lcm(4, self.heads)
         self.scale = (channels // self.heads) ** -0.5
         self.window_size = window_size
         quarter = channels // 4
@@ -90,6 +94,13 @@ class SCSA(nn.Module):
         """[B, C, L] -> D(strip), [B, C, L]."""
         quarters = strip.chunk(4, 1)
         return torch.cat([conv(quarters[i]) for i, conv in enumerate(self.convs)], 1)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        quarter = len(keep) // 4
+        for number, conv in enumerate(self.convs):
+            narrow_each(conv, [each % (self.norm.num_channels // 4) for each in keep[number * quarter : (number + 1) * quarter]])
+        for layer in (self.norm_h, self.norm_w, self.norm, self.q, self.k, self.v):
+            narrow_each(layer, keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = torch.sigmoid(self.norm_h(self.along(x.mean(3)))).unsqueeze(3)

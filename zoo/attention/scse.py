@@ -8,6 +8,8 @@ The maximum is what the authors' code computes, and so the default.
 Roy et al., Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional Networks, MICCAI 2018, arXiv 1803.02579.
 """
 
+from collections.abc import Sequence
+
 import torch
 from timm.layers import LayerType, create_act_layer
 from torch import nn
@@ -15,6 +17,7 @@ from torch import nn
 from registry import ATTENTION
 
 from ..layers import rd_channels
+from ..layers.narrow import narrow_in, narrow_out
 
 
 @ATTENTION.register("scse")
@@ -63,6 +66,11 @@ class SCSE(nn.Module):
         if self.calm:
             for parameter in (*self.fc2.parameters(), *self.conv.parameters()):
                 nn.init.zeros_(parameter)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        narrow_in(self.fc1, keep)
+        narrow_out(self.fc2, keep)
+        narrow_in(self.conv, keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         channel = torch.sigmoid(self.fc2(self.act(self.fc1(x.mean((2, 3))))))[:, :, None, None]

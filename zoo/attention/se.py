@@ -6,6 +6,8 @@ The gate EfficientNet was designed with, and so the baseline. It is timm's own E
 Hu et al., Squeeze-and-Excitation Networks, arXiv 1709.01507, equations 2-4.
 """
 
+from collections.abc import Sequence
+
 import torch
 from timm.layers import LayerType
 from timm.models._efficientnet_blocks import SqueezeExcite
@@ -14,6 +16,7 @@ from torch import nn
 from registry import ATTENTION
 
 from ..layers import mean_pixels, scale
+from ..layers.narrow import narrow_in, narrow_out
 
 torch.fx.wrap("mean_pixels")
 torch.fx.wrap("scale")
@@ -45,6 +48,10 @@ class SE(SqueezeExcite):
         if self.calm:
             nn.init.zeros_(self.conv_expand.weight)
             nn.init.zeros_(self.conv_expand.bias)  # type: ignore[arg-type]  # timm builds it with a bias
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        narrow_in(self.conv_reduce, keep)
+        narrow_out(self.conv_expand, keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x, mean = mean_pixels(x)

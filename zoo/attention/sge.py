@@ -7,12 +7,15 @@ No bottleneck, two numbers a group. The maps begin switched off (w = 0, b = 1), 
 Li et al., Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional Networks, arXiv 1905.09646.
 """
 
+from collections.abc import Sequence
+
 import torch
 from timm.layers import LayerType
 from torch import nn
 
 from registry import ATTENTION
 
+from ..layers.narrow import narrow_parameter
 from ..layers.pixels import degrees_of_freedom
 from ..layers.precision import at_least_float32
 
@@ -48,6 +51,7 @@ class SGE(nn.Module):
         if groups < 1:
             raise ValueError(f"sge groups: expected a positive number such as 64, got {groups}")
         self.groups = max(n for n in range(1, groups + 1) if channels % n == 0)
+        self.channel_unit = channels // self.groups
         self.weight = nn.Parameter(torch.empty(1, self.groups, 1, 1, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(1, self.groups, 1, 1, device=device, dtype=dtype))
         self.init_weights()
@@ -58,6 +62,12 @@ class SGE(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         return {"weight", "bias"}
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        groups = [channel // self.channel_unit for channel in keep[:: self.channel_unit]]
+        for name in ("weight", "bias"):
+            narrow_parameter(self, name, groups, 1)
+        self.groups = len(groups)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         xg = at_least_float32(x).unflatten(1, (self.groups, -1))  # [B, G, C / G, H, W], a view in either memory format

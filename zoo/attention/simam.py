@@ -8,6 +8,8 @@ with nothing to learn, so it can be put into a trained network. The gate is neve
 Yang et al., SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks, ICML 2021.
 """
 
+from collections.abc import Sequence
+
 import torch
 from timm.layers import LayerType
 from torch import nn
@@ -53,6 +55,9 @@ class SimAM(nn.Module):
 
     def init_weights(self) -> None:
         """Nothing to set."""
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        """Nothing to do: every channel is weighed by itself."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         wide = at_least_float32(x)

@@ -6,6 +6,8 @@ channel, no bottleneck, and no channel sees another. The weights begin at zero, 
 Lee et al., SRM: A Style-based Recalibration Module for Convolutional Neural Networks, ICCV 2019, arXiv 1903.10829.
 """
 
+from collections.abc import Sequence
+
 import torch
 from timm.layers import LayerType
 from torch import nn
@@ -13,6 +15,7 @@ from torch import nn
 from registry import ATTENTION
 
 from ..layers import BatchNorm
+from ..layers.narrow import narrow_each, narrow_parameter
 from ..layers.pixels import degrees_of_freedom
 from ..layers.precision import at_least_float32
 
@@ -38,6 +41,10 @@ class SRM(nn.Module):
     def init_weights(self) -> None:
         nn.init.zeros_(self.weight)
         self.bn.reset_parameters()
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        narrow_parameter(self, "weight", keep, 0)
+        narrow_each(self.bn, keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         var, mean = torch.var_mean(at_least_float32(x), (2, 3), correction=0)

@@ -10,6 +10,8 @@ without what follows the sum.
 Hou et al., Strip Pooling: Rethinking Spatial Pooling for Scene Parsing, arXiv 2003.13328, equations 1-4.
 """
 
+from collections.abc import Sequence
+
 import torch
 from timm.layers import LayerType, create_act_layer
 from torch import nn
@@ -17,6 +19,7 @@ from torch import nn
 from registry import ATTENTION
 
 from ..layers import BatchNorm
+from ..layers.narrow import narrow_each, narrow_in, narrow_out
 
 
 @ATTENTION.register("strip")
@@ -69,6 +72,13 @@ class StripPooling(nn.Module):
         if self.calm:
             nn.init.zeros_(self.fuse.weight)
             nn.init.zeros_(self.fuse.bias)  # type: ignore[arg-type]  # built with a bias
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        for conv in (self.conv_h, self.conv_w, self.fuse):
+            narrow_in(conv, keep)
+            narrow_out(conv, keep)
+        for bn in (self.bn_h, self.bn_w):
+            narrow_each(bn, keep)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = self.bn_h(self.conv_h(x.mean(3, keepdim=True)))

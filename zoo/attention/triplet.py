@@ -9,6 +9,8 @@ The authors turn the map over before and after each gate; the gates alone need t
 Misra et al., Rotate to Attend: Convolutional Triplet Attention Module, WACV 2021, arXiv 2010.03045.
 """
 
+from collections.abc import Sequence
+
 import torch
 from timm.layers import LayerType
 from torch import nn
@@ -72,6 +74,9 @@ class TripletAttention(nn.Module):
             plane.bn.reset_parameters()
             if self.calm:
                 nn.init.zeros_(plane.bn.weight)
+
+    def narrow(self, keep: Sequence[int]) -> None:
+        """Nothing to do: the kernels stay as they are."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         over_h = x.amax(2, keepdim=True).transpose(1, 2), x.mean(2, keepdim=True).transpose(1, 2)  # [B, 1, C, W]

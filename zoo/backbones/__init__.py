@@ -1,6 +1,7 @@
 """Every attention on every EfficientNet, and any attention in any timm network that has a place for one."""
 
 from . import effnet as effnet
+from . import pruned as pruned
 from .graft import HandOver as HandOver
 from .graft import set_share as set_share
 from .slots import attention_slots as attention_slots

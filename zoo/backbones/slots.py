@@ -136,7 +136,7 @@ def shown(gate: nn.Module | None) -> str:
     return (gate_name(gate) if gate is not None else None) or "none"
 
 
-def _input_size(model: Any) -> tuple[int, int, int]:
+def input_size(model: Any) -> tuple[int, int, int]:
     cfg = getattr(model, "pretrained_cfg", None) or {}
     channels, *size = cfg.get("input_size") or (3, 224, 224)
     size = (getattr(model, "_traits", None) or {}).get("img_size") or size
@@ -153,7 +153,7 @@ def maps(model: nn.Module, paths: Sequence[str]) -> dict[str, tuple[int, ...]]:
 
     gates = {path: model.get_submodule(path) for path in paths}
     handles = [gate.register_forward_pre_hook(functools.partial(watch, path=path)) for path, gate in gates.items()]
-    x = torch.empty(1, *_input_size(model), device="meta")
+    x = torch.empty(1, *input_size(model), device="meta")
     state = {key: value.to("meta") for key, value in [*model.named_parameters(), *model.named_buffers()]}
     try:
         with torch.no_grad(), evaluating(model):

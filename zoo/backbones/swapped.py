@@ -6,7 +6,7 @@ the base, puts the gates in, and only then loads the weights, strictly.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
@@ -49,26 +49,31 @@ def _install(model: nn.Module, path: str, description: Mapping[str, Any]) -> Non
     place(model, path, new)
 
 
-def origin(model: Any) -> tuple[str | None, dict[str, Any]]:
-    """The base's name and the arguments of `attn_swap` that make this network, whether it was swapped before or not."""
+def origin(model: Any, entry: str = _ENTRY, changes: str = "slots") -> tuple[str | None, dict[str, Any]]:
+    """The base's name and the arguments of `attn_swap` that make this network, whether it was swapped before or not.
+
+    Likewise for another entry that changes a base: with `changes`, its own argument, which is empty as long as nothing was changed.
+    """
     cfg, args = getattr(model, "pretrained_cfg", None), dict(getattr(model, "_model_args", {}))
     if not cfg or not cfg.get("architecture"):
         return None, {}
-    if cfg["architecture"] == _ENTRY:
+    if cfg["architecture"] == entry:
         return args["base"], args
     shared = {key: args.pop(key) for key in _SHARED if key in args}
     name, tag = cfg["architecture"], cfg.get("tag") or ""
     base = (
         f"{name}.{tag}" if name.startswith("effnet_") and tag.startswith("tf_") else name
     )  # that tag is another padding, not only weights
-    return base, {**shared, "base": base, "base_args": args, "slots": {}}
+    return base, {**shared, "base": base, "base_args": args, changes: {}}
 
 
-def record(model: Any, name: str | None, args: dict[str, Any], described: dict[str, Any]) -> None:
+def record(
+    model: Any, name: str | None, args: dict[str, Any], described: dict[str, Any], entry: str = _ENTRY, changes: str = "slots"
+) -> None:
     if name is None:
-        return  # not from timm.create_model: swapped all the same, but save_model will say that it cannot describe it
-    model._model_args = {**args, "slots": described}
-    model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, "architecture": _ENTRY}
+        return  # not from timm.create_model: changed all the same, but save_model will say that it cannot describe it
+    model._model_args = {**args, changes: described}
+    model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, "architecture": entry}
 
 
 def _whole(state: dict[str, torch.Tensor], model: Any, *, source: str) -> dict[str, torch.Tensor]:
@@ -122,6 +127,13 @@ def attn_swap(
     """
     if base is None or not slots:
         raise ValueError(f"{_ENTRY} is the name under which a swapped network is saved; make one with zoo.swap_attention(model, to)")
+    return build_saved(_ENTRY, functools.partial(_swapped, base, dict(base_args or {}), slots), base, base_args, pretrained, **kwargs)
+
+
+def build_saved(
+    entry: str, network: Callable[..., nn.Module], base: str, base_args: Mapping[str, Any] | None, pretrained: bool, **kwargs: Any
+) -> nn.Module:
+    """timm's builder for a base that was changed: `network(**kwargs)` makes it; the weights are then loaded, whole."""
     cfg, overlay = kwargs.pop("pretrained_cfg", None), kwargs.pop("pretrained_cfg_overlay", None)
     features: dict[str, Any] = {}
     if kwargs.get("features_only"):
@@ -131,8 +143,8 @@ def attn_swap(
             features["feature_cfg"]["out_indices"] = tuple(plain.feature_info.out_indices)  # those of the base: not all have five
     wrapped = {key: kwargs.pop(key) for key in _WRAPPING if key in kwargs}
     return build_model_with_cfg(
-        functools.partial(_swapped, base, dict(base_args or {}), slots),
-        _ENTRY,
+        network,
+        entry,
         pretrained,
         pretrained_cfg=cfg,
         pretrained_cfg_overlay=overlay,

@@ -5,6 +5,7 @@ bottleneck attention stand in the place of a convolution, not behind one: they a
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch import nn
 
 from registry import ATTENTION
 
+from ..layers.narrow import narrow_each, narrow_in, narrow_out
+
 _BY_NAME = ("se", "ese", "eca", "ceca", "ge", "gc", "cbam", "lcbam", "coord", "scoord", "ela", "strip", "nl", "bat")
 TIMM_GATES: dict[Any, str] = {
     **{get_attn(name): name for name in _BY_NAME},
@@ -24,6 +27,25 @@ TIMM_GATES: dict[Any, str] = {
     EseModule: "ese",  # of hgnet.py
 }
 """timm's class -> the name of the idea. The same name does not promise the same function: that is measured when it matters."""
+
+_WIDTH: dict[Any, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    SqueezeExcite: (("conv_reduce",), ("conv_expand",), ()),
+    LegacySEModule: (("fc1",), ("fc2",), ()),
+    EseModule: (("conv",), ("conv",), ()),
+    get_attn("se"): (("fc1",), ("fc2",), ()),
+    get_attn("ese"): (("fc",), ("fc",), ()),
+    get_attn("eca"): ((), (), ()),
+    get_attn("ceca"): ((), (), ()),
+    get_attn("gc"): (("conv_attn", "mlp_scale.fc1", "mlp_add.fc1"), ("mlp_scale.fc2", "mlp_add.fc2"), ()),
+    get_attn("cbam"): (("channel.fc1",), ("channel.fc2",), ()),
+    get_attn("lcbam"): (("channel.fc1",), ("channel.fc2",), ()),
+    get_attn("coord"): (("conv1",), ("conv_h", "conv_w"), ()),
+    get_attn("scoord"): (("fc1",), ("fc_h", "fc_w"), ()),
+    get_attn("ela"): ((), (), ("conv_h", "conv_w", "norm_h", "norm_w")),
+    get_attn("strip"): ((), (), ("conv_h", "conv_w")),
+    get_attn("nl"): (("t", "p", "g"), ("z",), ("norm",)),
+}
+"""Of timm's gates: the layers that read the channels, that make them, and that work on each; those that there are."""
 
 _BOTTLENECKS = ("conv_reduce", "fc1", "channel.fc1", "mlp_scale.fc1", "mlp_add.fc1", "conv1")  # whose output is the reduced width
 _ACTIVATIONS = ("act1", "act", "relu", "channel.act", "mlp_scale.act", "mlp_add.act")
@@ -37,6 +59,23 @@ def gate_name(module: nn.Module) -> str | None:
         if type(module) is gate:
             return name
     return TIMM_GATES.get(type(module))
+
+
+def can_narrow(gate: nn.Module) -> bool:
+    """Whether `narrow_gate` knows how."""
+    return hasattr(gate, "narrow") or type(gate) in _WIDTH
+
+
+def narrow_gate(gate: Any, keep: Sequence[int]) -> None:
+    """Make it a gate for these of its channels, in place: by its own `narrow`, or, of timm's gates, by what is known of them."""
+    if hasattr(gate, "narrow"):
+        gate.narrow(keep)
+        return
+    parts = dict(gate.named_modules())
+    for paths, narrow in zip(_WIDTH[type(gate)], (narrow_in, narrow_out, narrow_each), strict=True):
+        for path in paths:
+            if not isinstance(parts.get(path), nn.Identity | None):
+                narrow(parts[path], keep)
 
 
 def _part(module: nn.Module, paths: tuple[str, ...]) -> Any:

@@ -26,7 +26,7 @@ from .variants import VARIANTS
 _logger = logging.getLogger("zoo")
 _HEAD = ("conv_head.", "bn2.", "classifier.")  # what a features_only network does without
 _STOCK = {"none", "se", "eca", "ese", "lcbam", "scoord"}  # gates that timm's own networks can have, function and keys
-_OURS = ("attn_stages", "attn_kwargs", "attn_all", "calm", "base", "base_args", "slots")  # arguments that timm's networks do not know
+_OURS = ("attn_stages", "attn_kwargs", "attn_all", "calm", "base", "base_args", "slots", "widths")  # what timm does not know
 Tensors = dict[str, torch.Tensor]
 
 
@@ -108,8 +108,8 @@ def _base(model: Any) -> tuple[str, dict[str, Any]]:
     """timm's network under this one, and the arguments that make it."""
     cfg, args = model.pretrained_cfg, dict(getattr(model, "_model_args", {}))
     name = cfg["architecture"]
-    if "base" in args:  # swapped
-        name, args = args["base"].partition(".")[0], {**args, **args["base_args"]}
+    while "base" in args:  # swapped or pruned, or both
+        name, args = args["base"].partition(".")[0], {**{key: value for key, value in args.items() if key != "base"}, **args["base_args"]}
     variant = max((variant for variant in VARIANTS if name.endswith(f"_{variant}")), key=len, default=None)
     if name.startswith("effnet_") and variant:
         row = VARIANTS[variant]

@@ -6,10 +6,12 @@ A user's mistake is one line and exit code 2; a defect of ours is one line and e
 from . import bench as bench
 from . import data as data
 from . import demo as demo
+from . import distill as distill
 from . import eval as eval
 from . import export as export
 from . import list as list
 from . import predict as predict
+from . import prune as prune
 from . import search as search
 from . import show as show
 from . import swap as swap

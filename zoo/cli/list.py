@@ -80,7 +80,7 @@ def list_names(
         cells = [[row["name"], row["attends"], row["parameters"], round(row["macs"] / 1e6, 1), row["use"]] for row in rows]
         print_table("gates in EfficientNet-B0 at 224 px", ["name", "attends", "parameters", "M MACs", "what it is, when to use it"], cells)
         return
-    models = timm.list_models(pattern, exclude_filters="attn_swap")  # no network of its own: the name of what is swapped, in files
+    models = timm.list_models(pattern, exclude_filters=["attn_swap", "pruned"])  # names of what was changed, in files
     if not models:
         known = timm.list_models("effnet_*") if "*" in pattern or "?" in pattern else timm.list_models()
         raise ValueError(f"no model is called {pattern!r}; {nearest(pattern, known)}")

@@ -71,6 +71,12 @@ class Distill(Classify):
             numbers = torch.tensor(getattr(self.preprocess, name)).view(1, -1, 1, 1)
             setattr(self.distillation, f"student_{name}", numbers)
 
+    @classmethod
+    def of(cls, task: Classify, **how: Any) -> "Distill":
+        """The same classifier, with a teacher: `teacher`, `teacher_name`, and more of what is asked above."""
+        kept = ("name", "preprocess", "classes", "smoothing", "mixup", "cutmix", "freeze_bn", "multi_label", "options")
+        return cls(task.trainable_module, teacher_classes=task.classes, **{key: getattr(task, key) for key in kept}, **how)
+
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         self.distillation.trainable_module = self.trainable_module  # which may have been wrapped for several processes since
         return self.distillation(input, target)

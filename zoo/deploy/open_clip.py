@@ -53,6 +53,8 @@ def _names(tower: Any) -> list[str]:
     name, args = origin(tower)
     if name is None:
         raise ValueError(f"image: a {type(tower).__name__} that is not from timm.create_model has no name for open_clip to build it by")
+    if "pruned" in (name, tower.pretrained_cfg["architecture"]):
+        raise ValueError("image: a pruned network has no name for open_clip to build it by; export the run before it was pruned")
     kinds = {each["attention"] for each in args["slots"].values()}
     family, _, rest = name.partition("_")
     return [name] if len(kinds) != 1 or family != "effnet" else [name, f"effnet_{kinds.pop()}_{rest.partition('_')[2]}"]

@@ -31,7 +31,7 @@ Written by `zoo export --to timm` (effnet-zoo).
 
 def plugin_line(name: str) -> str:
     """The import that a reader of a README needs first, or nothing where timm has the network itself."""
-    ours = name.startswith("effnet_") or name == "attn_swap"
+    ours = name.startswith("effnet_") or name in ("attn_swap", "pruned")
     return f"import zoo  # effnet-zoo: without this line timm has no {name}\n" if ours else ""
 
 

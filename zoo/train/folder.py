@@ -13,7 +13,7 @@ from . import checkpoint
 from .config import TrainConfig
 from .lock import alone
 
-_FILES = ("config.json", "model.safetensors", "metrics.jsonl", "broken.jsonl", "skipped.jsonl", "joint.safetensors")
+_FILES = ("config.json", "model.safetensors", "metrics.jsonl", "broken.jsonl", "skipped.jsonl", "joint.safetensors", "card.json", "card.md")
 
 
 def is_run(folder: Path) -> bool:
@@ -44,7 +44,7 @@ def claim(out: Path, *, overwrite: bool) -> None:
         checkpoint.remove(out / "checkpoints")
         for file in (*_FILES, *(path.name for path in out.glob("tokenizer.*.json"))):
             (out / file).unlink(missing_ok=True)
-        for folder in (*out.glob("tower.*"), *(out / name for name in ("index", "logs", "best", ".writing-best", ".old-best"))):
+        for folder in (*out.glob("tower.*"), *(out / name for name in ("index", "logs", "best", "steps", ".writing-best", ".old-best"))):
             shutil.rmtree(folder, ignore_errors=True)
     if is_run(out):
         for half in (*out.glob(".writing-*"), *out.glob("tower.*/.writing-*")):  # left by a kill
