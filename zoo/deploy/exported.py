@@ -273,7 +273,7 @@ def preprocesses(about: Mapping[str, Any]) -> dict[str, Preprocess]:
 def _opened(folder: Path, about: Mapping[str, Any], file: str, threads: int | None, options: Mapping[str, Any]) -> Function:
     runtime: Any = RUNTIMES[about["name"]]
     try:
-        return runtime.open(folder / file, threads=threads, **about["options"], **options)
+        return runtime.open(folder / file, threads=threads, **{**about["options"], **options})
     except (ImportError, MemoryError, ValueError):
         raise
     except Exception as error:  # every runtime has its own kinds
