@@ -110,3 +110,66 @@ def test_an_export_that_says_something_else_is_a_defect(zoo, pair, tmp_path, mon
     monkeypatch.setattr(export_library, "compare_open_clip", lambda *_: Difference(0.0, 0.0, 0.0, 0.01, 0.0, 0))
     said = zoo("export", pair, "--to", "open_clip", "--out", tmp_path / "out")
     assert said.code == 1 and "says something else" in said.err
+
+
+@pytest.mark.parametrize("which", ["classifier", "joint"])
+def test_for_a_runtime(zoo, request, which, tmp_path):
+    run, out = request.getfixturevalue(which), tmp_path / "out"
+    said = zoo("export", run, "--to", "torchscript", "--out", out, "--rows", 5, "--json")
+    parts = ["model.ts"] if which == "classifier" else ["image.ts", "text.ts", "tokenizer.text.json"]
+    assert said.code == 0 and files(out) == sorted(["README.md", "config.json", *parts]) and not said.json["notes"]
+    checked = said.json["checked"]
+    assert checked["rows"] == 5 and max(checked["difference"].values()) <= 1e-4 < checked["tolerance"]
+    config, ours = (json.loads((folder / "config.json").read_text()) for folder in (out, run))
+    assert config["zoo"] == ours["zoo"] and config["runtime"]["checked"] == checked and config["runtime"]["run"] == str(run)
+    metric = "top1" if which == "classifier" else "R@1"
+    assert zoo("eval", out, "--json").json[metric] == zoo("eval", run, "--json").json[metric]
+    assert f"take {run} instead" in zoo("export", out, "--to", "timm", "--out", tmp_path / "again").err
+    if which == "joint":
+        assert len(zoo("search", out, "dark picture", "-k", 2, "--rebuild", "--json").json["results"]) == 2
+    assert zoo("export", run, "--to", "torchscript", "--out", out, "--overwrite").code == 0 and "index" not in files(out)
+
+
+def test_the_readme_of_a_runtimes_folder_is_true(zoo, classifier, disk, tmp_path):
+    out = tmp_path / "out"
+    said = zoo("export", classifier, "--to", "torch-export", "--out", out)
+    assert "checked with torch 2." in said.out and " on 8 rows, largest difference: image " in said.out
+    text = (out / "README.md").read_text()
+    code = text.split("```")[1].removeprefix("python").replace("THIS_FOLDER", str(out))
+    code = code.replace('model("', 'said = model("').replace("photo.jpg", str(disk.folder / "dark" / "0.png"))
+    found: dict = {}
+    exec(code, found)
+    assert set(found["said"]) == {"dark", "bright"}
+    assert "`model.pt2` reads any batch x 3 x 32 x 32 float32" in text
+
+
+def test_a_runtimes_export_that_differs_is_refused_and_kept_aside(mistake, zoo, classifier, tmp_path, monkeypatch):
+    from zoo.deploy.runtimes import torchscript
+
+    out = tmp_path / "out"
+    open_as_it_is = torchscript.open
+    monkeypatch.setattr(torchscript, "open", lambda *args, **more: lambda x: open_as_it_is(*args, **more)(x) * 1.01)
+    told = mistake("export", classifier, "--to", "torchscript", "--out", out)
+    assert f"{out} was not written: its outputs differ from PyTorch's (image by " in told and f"it is kept in {out}-refused" in told
+    assert not out.exists() and not list(tmp_path.glob(".writing*")) and "model.ts" in files(tmp_path / "out-refused")
+    assert "this export was refused: its outputs differ" in mistake("eval", tmp_path / "out-refused")
+    mistake("export", classifier, "--to", "torchscript", "--out", out)  # a second one replaces the first
+    monkeypatch.undo()
+    assert zoo("export", classifier, "--to", "torchscript", "--out", out).code == 0
+
+
+def test_size_of_a_runtimes_file(zoo, mistake, classifier, tmp_path):
+    out = tmp_path / "out"
+    assert zoo("export", classifier, "--to", "torch-export", "--out", out, "--img-size", 40, "--rows", 2).code == 0
+    assert json.loads((out / "config.json").read_text())["runtime"]["preprocess"]["image"]["input_size"] == [3, 40, 40]
+    assert zoo("eval", out, "--json").code == 0
+    assert zoo("export", classifier, "--to", "torch-export", "--out", tmp_path / "any", "--any-size", "--rows", 2).code == 0
+    assert "pictures in the run's size" in mistake("export", classifier, "--to", "timm", "--out", tmp_path / "x", "--img-size", 40)
+    assert "one size of pictures" in mistake("export", classifier, "--to", "executorch", "--out", tmp_path / "x", "--any-size")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_runtime_that_is_not_installed(mistake, classifier, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert "pip install 'effnet-zoo[openvino]'" in mistake("export", classifier, "--to", "openvino", "--out", tmp_path / "out")
+    assert not list(tmp_path.iterdir())

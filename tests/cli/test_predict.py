@@ -98,6 +98,37 @@ def test_no_video_and_no_camera(zoo, mistake, classifier, video, tmp_path, monke
         assert "pip install 'effnet-zoo[video]'" in mistake("predict", classifier, source)
 
 
+def test_a_camera_until_ctrl_c(zoo, classifier, monkeypatch):
+    pytest.importorskip("cv2", reason="pip install 'effnet-zoo[video]'")
+
+    class Camera:
+        """Three pictures, then Ctrl-C."""
+
+        def __init__(self, what):
+            self.what, self.given, self.video = what, 0, self
+
+        def isOpened(self):
+            return self.what == 0
+
+        def skip(self):
+            if self.given == 3:
+                raise KeyboardInterrupt
+            self.given += 1
+            return True
+
+        def picture(self):
+            return Image.new("RGB", (16, 16), (80 * self.given,) * 3)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(sources, "_Capture", Camera)
+    said = zoo("predict", classifier, "camera:0", "--json")
+    assert said.code == 0 and [each["frame"] for each in lines(said)] == [0, 1, 2] and "3 pictures" in said.err
+    assert len(lines(zoo("predict", classifier, "camera:0", "--frames", 2, "--json"))) == 2
+    assert zoo("predict", classifier, "camera:1", "--json").code == 1
+
+
 def test_a_joint_embedding_is_told_the_classes(zoo, mistake, joint, disk):
     told = mistake("predict", joint, disk.folder)
     assert "is a joint embedding and has no classes of its own" in told and f"zoo search {joint} --image FILE --to text" in told

@@ -220,6 +220,21 @@ def test_damage_and_other_versions_are_named(copy, tmp_path):
         zoo.load_exported(tmp_path / "gone")
 
 
+def test_an_option_that_the_runtime_does_not_have(folders):
+    with pytest.raises(ValueError, match="torchscript has no option 'precision'; it has threads"):
+        zoo.load_exported(folders["classifier"], precision="bf16")
+
+
+def test_the_options_of_a_folder_and_others(runs, tmp_path, monkeypatch):
+    """A folder that was made for bfloat16 opens so, unless it is asked for otherwise."""
+    write(runs["classifier"], tmp_path, options={"precision": "bf16"})
+    asked = []
+    monkeypatch.setattr(torchscript, "open", lambda path, *, threads=None, precision="f32": asked.append(precision))
+    zoo.load_exported(tmp_path)
+    zoo.load_exported(tmp_path, precision="f32")
+    assert asked == ["bf16", "f32"]
+
+
 def test_a_file_that_its_runtime_does_not_open(copy):
     folder = copy("classifier")
     config = json.loads((folder / "config.json").read_text())

@@ -13,6 +13,7 @@ A file of the `onnx` runtime holds classes and preprocessing as well, so that it
 """
 
 import importlib.metadata
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -246,7 +247,7 @@ def load_exported(path: str | PathLike[str], *, threads: int | None = None, **op
     """
     path = Path(path)
     if path.suffix == RUNTIMES["onnx"].SUFFIX and not path.is_dir():
-        return _load_file(path, threads)
+        return _load_file(path, threads, options)
     config = read_config(path)
     about, settings = config["runtime"], config.get("zoo", {})
     try:
@@ -272,6 +273,7 @@ def preprocesses(about: Mapping[str, Any]) -> dict[str, Preprocess]:
 
 def _opened(folder: Path, about: Mapping[str, Any], file: str, threads: int | None, options: Mapping[str, Any]) -> Function:
     runtime: Any = RUNTIMES[about["name"]]
+    _check_options(about["name"], options)
     try:
         return runtime.open(folder / file, threads=threads, **{**about["options"], **options})
     except (ImportError, MemoryError, ValueError):
@@ -282,9 +284,16 @@ def _opened(folder: Path, about: Mapping[str, Any], file: str, threads: int | No
         raise ValueError(f"{folder}: {here} does not open {file}, which {about['library']} wrote: {told}") from error
 
 
-def _load_file(path: Path, threads: int | None) -> Exported:
+def _check_options(runtime: str, options: Mapping[str, Any]) -> None:
+    own = [name for name in inspect.signature(RUNTIMES[runtime].open).parameters if name != "path"]
+    if unknown := [name for name in options if name not in own]:
+        raise ValueError(f"{runtime} has no option {unknown[0]!r}; it has {', '.join(own)}")
+
+
+def _load_file(path: Path, threads: int | None, options: Mapping[str, Any]) -> Exported:
     """A .onnx file without its folder."""
     onnx: Any = RUNTIMES["onnx"]
+    _check_options("onnx", options)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     onnx.library()
