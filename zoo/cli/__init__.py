@@ -13,6 +13,7 @@ from . import export as export
 from . import list as list
 from . import predict as predict
 from . import prune as prune
+from . import quantize as quantize
 from . import search as search
 from . import show as show
 from . import swap as swap

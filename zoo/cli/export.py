@@ -29,11 +29,18 @@ def _ours(out: Path) -> set[str]:
     library = {file for files in export_library.FILES.values() for file in files}
     if not is_exported(out):
         return library
-    return {"config.json", "README.md", "index", *json.loads((out / "config.json").read_text())["runtime"].get("files", {})}
+    return {
+        "config.json",
+        "README.md",
+        "card.json",
+        "card.md",
+        "index",
+        *json.loads((out / "config.json").read_text())["runtime"].get("files", {}),
+    }
 
 
 @contextmanager
-def _folder(out: Path, overwrite: bool) -> Iterator[Path]:
+def folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """A folder to write into, whose files are moved to `out` when all are there."""
     there = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if out.exists() and (not out.is_dir() or is_run(out) and not is_exported(out) or not there <= _ours(out)):
@@ -53,7 +60,7 @@ def _folder(out: Path, overwrite: bool) -> Iterator[Path]:
 def _for_runtime(run: Run, to: str, out: Path, split: Split | None, rows: int, overwrite: bool, any_size: bool) -> dict[str, Any]:
     """Written, checked, and only then moved to where it belongs."""
     config = json.loads((run.path / "config.json").read_text())
-    with _folder(out, overwrite) as writing:
+    with folder(out, overwrite) as writing:
         notes = write_exported(run.task, config, RUNTIME_NAMES[to], writing, run=str(run.path), any_size=any_size)
         checked = None
         if split is not None:
@@ -112,7 +119,7 @@ def export(
         notes, checked = found["notes"], found["checked"]
         lines = [_runtime_told(out, checked) if checked else ""]
     else:
-        with _folder(out, overwrite) as writing:
+        with folder(out, overwrite) as writing:
             notes = export_library.write(opened, to, writing)
         checked = None
         if split is not None:

@@ -1,5 +1,6 @@
 """OpenVINO: Intel's runtime; on processors that have it, bfloat16 at twice the speed of float32."""
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,16 @@ def library() -> ModuleType:
     return openvino
 
 
+@functools.cache
+def core() -> Any:
+    """The one openvino.Core of this process.
+
+    Each brings a stack for signal handlers, and one that goes while another stays leaves a stack that is gone: the next Ctrl-C would be a
+    segmentation fault (seen with 2026.4.1).
+    """
+    return library().Core()
+
+
 def convert(
     network: nn.Module,
     example: Tensor,
@@ -45,7 +56,7 @@ def convert(
     Raises:
         ImportError: openvino is not installed.
     """
-    ov = library()
+    ov, _ = library(), core()  # before whatever else makes one, such as nncf
     model = ov.convert_model(trace(network, example, dynamic=dynamic))
     shape = [-1 if number in dynamic else size for number, size in enumerate(example.shape)]
     model.reshape({model.input(0): ov.PartialShape(shape)})  # it takes sizes that are fixed for free ones
@@ -56,9 +67,9 @@ def convert(
     return model
 
 
-def save(model: Any, path: Path) -> None:
-    """Both files of an openvino.Model, with weights as they are: by default OpenVINO would round them to float16."""
-    library().save_model(model, path, compress_to_fp16=False)
+def save(model: Any, path: Path, *, half: bool = False) -> None:
+    """Both files of an openvino.Model, with weights as they are; half: float weights rounded to float16, as OpenVINO does by default."""
+    library().save_model(model, path, compress_to_fp16=half)
 
 
 def write(
@@ -79,7 +90,7 @@ def write(
 
 
 def about(path: Path) -> str:
-    model = library().Core().read_model(path)
+    model = core().read_model(path)
     return model.get_rt_info(["zoo"]).astype(str) if model.has_rt_info(["zoo"]) else ""
 
 
@@ -99,12 +110,11 @@ def open(
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected {' or '.join(PRECISIONS)}, got {precision!r}")
     ov = library()
-    core = ov.Core()
-    model = core.read_model(path)
+    model = core().read_model(path)
     if shape is not None:
         model.reshape({model.input(0): ov.PartialShape(list(shape))})
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
-    request = core.compile_model(model, "CPU", options).create_infer_request()
+    request = core().compile_model(model, "CPU", options).create_infer_request()
     return lambda x: request.infer([np.ascontiguousarray(x)], share_inputs=True)[0].copy()  # the request writes over its own

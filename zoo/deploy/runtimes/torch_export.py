@@ -4,6 +4,7 @@ The graph is taken without gradients and in evaluation mode, so that the gates' 
 """
 
 import copy
+import importlib
 import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -77,7 +78,20 @@ def about(path: Path) -> str:
     return found["zoo"]
 
 
-def open(path: Path, *, threads: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
+def open(path: Path, *, threads: int | None = None, torchao: bool = False) -> Callable[[np.ndarray], np.ndarray]:
+    """
+    Args:
+        threads: of torch; as many as it has by default.
+        torchao: the program is a quantized one, whose operators torchao brings.
+
+    Raises:
+        ImportError: torchao is asked for and not installed.
+    """
+    if torchao:
+        try:
+            importlib.import_module("torchao.quantization.pt2e")
+        except ImportError as error:
+            raise ImportError("an int8 program of torch is run with torchao: pip install 'effnet-zoo[torchao]'") from error
     return as_function(torch.export.load(path).module(), threads)
 
 

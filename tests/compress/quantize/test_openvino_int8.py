@@ -1,0 +1,49 @@
+"""openvino-int8: NNCF's fake quantizers are in the file, weights are int8 a channel, and named layers stay in float."""
+
+import pytest
+import torch
+
+pytest.importorskip("openvino", reason="pip install 'effnet-zoo[openvino]'")
+pytest.importorskip("nncf", reason="pip install 'effnet-zoo[openvino]'")
+
+from zoo.compress.quantize import TARGETS, fake  # noqa: E402
+from zoo.compress.quantize.sensitivity import outputs, sqnr  # noqa: E402
+from zoo.deploy import RUNTIMES  # noqa: E402
+from zoo.deploy.runtimes import openvino as runtime  # noqa: E402
+
+from .conftest import HARD, NAMES  # noqa: E402
+
+TARGET, RUNTIME = TARGETS["openvino-int8"], RUNTIMES["openvino"]
+
+
+def int8(path):
+    """Shapes of the int8 weights, and levels of the activations."""
+    model = runtime.core().read_model(path)
+    weights = [
+        list(op.shape) for op in model.get_ordered_ops() if op.get_type_name() == "Constant" and op.get_element_type().to_string() == "i8"
+    ]
+    levels = {op.get_attributes()["levels"] for op in model.get_ordered_ops() if op.get_type_name() == "FakeQuantize"}
+    return weights, levels
+
+
+def test_as_good_and_really_int8(network, rows, digits, within, tmp_path, capsys):
+    path = tmp_path / "model.xml"
+    TARGET.write(network, rows[0], path, **NAMES)
+    assert capsys.readouterr().out == ""  # which may be JSON
+    within(RUNTIME.open(path, threads=1), digits, network, 1)
+    weights, levels = int8(path)
+    assert len(weights) >= 12 and levels == {256} and RUNTIME.about(path) == NAMES["about"]
+
+
+@torch.no_grad()
+def test_the_hard_layer_stays_in_float(hard, rows, tmp_path):
+    wanted, found = outputs(hard, rows[1]), {}
+    for keep in ((), (HARD[1],)):
+        path = tmp_path / f"{len(keep)}.xml"
+        TARGET.write(hard, rows[0], path, **NAMES, keep=keep)
+        run = RUNTIME.open(path, threads=1)
+        found[keep] = sqnr(wanted, torch.cat([torch.from_numpy(run(batch.numpy())) for batch in rows[1]])), int8(path)[0]
+    (bad, every), (good, fewer) = found.values()
+    assert good > max(20, bad + 10) and len(fewer) == len(every) - 1
+    shape = list(fake.layers(hard)[HARD[1]].weight.shape)
+    assert every.count(shape) == fewer.count(shape) + 1
