@@ -1,7 +1,7 @@
 # make demo: the whole story in a few minutes.   make test: what CI runs.   make lint: style and types.   make test-long: the slow tests.
 # make test-faults: trainings that are killed, stopped and fed with NaN must end as if nothing had happened.
 # make test-distributed: trainings in two and four processes.
-# make results-efficiency: docs/results/efficiency.md, in about an hour; SIGNS=signs.csv LITE0=weights.safetensors for the lite networks.
+# make results-efficiency: trains, prunes, quantizes and measures for docs/results/efficiency.md; SIGNS=signs.csv LITE0=weights.safetensors
 PYTHON ?= python3
 BIN := .venv/bin
 
