@@ -11,10 +11,11 @@ from torch import nn
 
 import zoo
 from registry import ATTENTION
+from zoo.backbones.macs import count_macs
 from zoo.backbones.pruned import Width, cut
 from zoo.backbones.slots import attention_slots, blocks, reader, slots, widths
 from zoo.backbones.timm_gates import TIMM_GATES, can_narrow, narrow_gate
-from zoo.compress.prune import _rule, _steps, count_macs
+from zoo.compress.prune import _rule, _steps
 from zoo.compress.prune import widths as cuttable
 
 tp = pytest.importorskip("torch_pruning", reason="torch-pruning is not installed: pip install 'effnet-zoo[prune]'")

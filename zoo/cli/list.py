@@ -7,11 +7,11 @@ import timm
 import torch
 import typer
 from torch.utils.flop_counter import FlopCounterMode
-from torchinfo import summary
 
 from registry import ATTENTION, DATASETS, HEADS, LOSSES, TOWERS, nearest
 
 from ..backbones import attention_slots
+from ..backbones.macs import macs_of_shapes
 from ..backbones.slots import maps
 from ..progress import tracked
 from .app import Debug, Json, app, print_table
@@ -21,11 +21,10 @@ def measure(name: str) -> dict[str, Any]:
     """Parameters, MACs at the network's own size, and gates of a model, without allocating any weights."""
     model: Any = timm.create_model(name, device="meta")
     size = model.default_cfg.get("input_size", (3, 224, 224))
-    counted = summary(model, input_data=torch.empty(1, *size, device="meta"), device="meta", verbose=0)
     return {
         "name": name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "macs": int(counted.total_mult_adds),
+        "macs": macs_of_shapes(model, size),
         "input_size": list(size),
         "gates": len(attention_slots(model)),
     }

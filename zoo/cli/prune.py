@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..backbones.macs import count_macs
 from ..build import Run, load_run
-from ..compress import Distill, PruneReport, check_target, costs, count_macs, prune, write_card
+from ..compress import Distill, PruneReport, check_target, costs, prune, write_card
 from ..datasets import Data
 from ..progress import console
 from ..train import Classify, Task, TrainConfig, evaluate, fit

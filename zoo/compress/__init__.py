@@ -5,5 +5,4 @@ from .card import write_card as write_card
 from .distill import Distill as Distill
 from .prune import PruneReport as PruneReport
 from .prune import check_target as check_target
-from .prune import count_macs as count_macs
 from .prune import prune as prune

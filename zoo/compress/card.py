@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from ..backbones.macs import count_macs
 from ..files import write_together
-from .prune import count_macs
 
 _UNITS = {"parameters": (1e6, "M"), "macs": (1e6, "M"), "bytes": (1e6, "MB")}
 

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from timm.layers import CondConv2d
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..backbones.graft import hand_overs
+from ..backbones.macs import count_macs, macs_of_shapes
 from ..backbones.pruned import Width, cut, cut_to, record_cuts
 from ..backbones.slots import blocks, input_size, shown, slots
 from ..backbones.timm_gates import can_narrow, gate_name
@@ -77,21 +77,6 @@ class PruneReport(Sequence[Cut]):
             for name, (before, after) in (("MACs", self.macs), ("parameters", self.parameters))
         ]
         return "\n".join([lines[0], "  ".join("-" * size for size in width), *lines[1:], *totals])
-
-
-def count_macs(model: nn.Module, size: tuple[int, int, int] | None = None) -> int:
-    """Multiplications of convolutions and matrices for one picture [C, H, W], of the network's own size by default; nothing is computed."""
-    return _macs(copy.deepcopy(model).to("meta"), size or input_size(model))
-
-
-@torch.no_grad()
-def _macs(empty: nn.Module, size: tuple[int, int, int]) -> int:
-    """Of a network on the meta device."""
-    empty.eval()
-    dtype = next(empty.parameters()).dtype
-    with FlopCounterMode(display=False) as counter:
-        empty(torch.empty(1, *size, device="meta", dtype=dtype))
-    return counter.get_total_flops() // 2
 
 
 # ---- which widths there are
@@ -344,7 +329,7 @@ def _plan(model: nn.Module, macs: float, size: tuple[int, int, int] | None, roun
         for width, count in cuts.items():
             cut_to(shape, width, count)
         try:
-            return _macs(shape, size or input_size(model))
+            return macs_of_shapes(shape, size or input_size(model))
         except RuntimeError as error:  # something knows of the channels without saying so
             raise ValueError(f"{name} cannot be pruned: {str(error).partition(chr(10))[0]}") from error
 
