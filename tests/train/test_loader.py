@@ -1,5 +1,7 @@
 import multiprocessing
+import os
 import random
+import signal
 import subprocess
 import time
 from contextlib import closing
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from zoo.datasets import Split
+from zoo.train import loader
 from zoo.train.loader import InOrder, PreparedRows, load, stream
 from zoo.train.randomness import seed_everything, seeded
 from zoo.train.sampler import Plan
@@ -69,26 +72,43 @@ def test_in_order_takes_every_row_once(world):
     assert sorted(taken) == list(range(11))
 
 
-@pytest.mark.parametrize("guarded", [True, False])
-def test_a_worker_leaves_the_signals_of_others_to_its_parent(monkeypatch, guarded):
-    """torchrun and schedulers send SIGTERM to the workers too; the parent, which gets it as well, still wants to finish its step."""
-    if not guarded:
-        monkeypatch.setattr("zoo.train.loader._leave_signals_to_the_parent", lambda worker: None)
-        monkeypatch.setattr("zoo.train.loader._started", iter)
+def signalled(send):
+    """What is left of ten batches when the workers of a stream get signals after the first."""
     rows = PreparedRows(Split(20, read, ("x",)), noisy, seed=5)
     before = set(multiprocessing.active_children())
     with closing(stream(load(rows, Plan(20, 4, 2, seed=5), collate, workers=2, pin=False))) as batches:
         next(batches)
         workers = set(multiprocessing.active_children()) - before
         assert len(workers) == 2
-        for number in ("-TERM", "-INT") if guarded else ("-TERM",):
-            subprocess.run(["kill", number, *(str(worker.pid) for worker in workers)], check=True)
-        if guarded:
-            assert len(list(batches)) == 9
-        else:
-            with pytest.raises(RuntimeError, match="exited unexpectedly|killed by signal"):
-                list(batches)
+        send([worker.pid for worker in workers])
+        left = len(list(batches))
     assert not any(worker.is_alive() for worker in workers)
+    return left
+
+
+def test_a_worker_leaves_the_signals_of_others_to_its_parent():
+    """torchrun and schedulers send SIGTERM to the workers too; the parent, which gets it as well, still wants to finish its step."""
+
+    def send(workers):
+        for number in ("-TERM", "-INT"):
+            subprocess.run(["kill", number, *map(str, workers)], check=True)
+
+    assert signalled(send) == 9
+
+
+def unguarded(log):
+    os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY), 2)
+    loader._leave_signals_to_the_parent, loader._started = (lambda worker: None), iter
+    signalled(lambda workers: [os.kill(worker, signal.SIGTERM) for worker in workers])
+
+
+def test_without_that_the_parent_fails(tmp_path):
+    """In a process of its own: torch raises the error wherever the parent is when a worker dies."""
+    process = multiprocessing.get_context("fork").Process(target=unguarded, args=(str(tmp_path / "log"),))
+    process.start()
+    process.join(60)
+    said = (tmp_path / "log").read_text()
+    assert process.exitcode == 1 and ("exited unexpectedly" in said or "killed by signal" in said), said
 
 
 def stuck(row):
