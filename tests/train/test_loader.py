@@ -3,6 +3,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from contextlib import closing
 
@@ -97,7 +98,7 @@ def test_a_worker_leaves_the_signals_of_others_to_its_parent():
 
 
 def unguarded(log):
-    os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY), 2)
+    sys.stderr = open(log, "w", buffering=1)
     loader._leave_signals_to_the_parent, loader._started = (lambda worker: None), iter
     signalled(lambda workers: [os.kill(worker, signal.SIGTERM) for worker in workers])
 
