@@ -104,12 +104,12 @@ def unguarded(log):
 
 
 def test_without_that_the_parent_fails(tmp_path):
-    """In a process of its own: torch raises the error wherever the parent is when a worker dies."""
+    """In a process of its own: torch raises the error wherever the parent is when a worker dies, even while it writes one down."""
     process = multiprocessing.get_context("fork").Process(target=unguarded, args=(str(tmp_path / "log"),))
     process.start()
     process.join(60)
     said = (tmp_path / "log").read_text()
-    assert process.exitcode == 1 and ("exited unexpectedly" in said or "killed by signal" in said), said
+    assert process.exitcode not in (0, None) and "in signalled" in said, (process.exitcode, said)
 
 
 def stuck(row):
