@@ -83,7 +83,7 @@ def _distils(task: Task) -> bool:
 def _warn(to: str, task: Task, edge: bool) -> str | None:
     """What to say where int8 will not pay, and what would."""
     if to == "torchao-int8":
-        return "torchao-int8 is a smaller file, and slower than float unless what is loaded goes through torch.compile (docs/quantize.md)"
+        return "torchao-int8 is a smaller file, which is computed in float all the same (docs/quantize.md)"
     if to not in ("onnx-int8", "openvino-int8") or edge:
         return None
     part = _pictures(task)[0]
@@ -93,7 +93,7 @@ def _warn(to: str, task: Task, edge: bool) -> str | None:
     gates = f" and {found.gates} gates" if found.gates else ""
     return (
         f"int8 hardly pays here: between {found.layers} layers stand {found.smooth} smooth activations{gates}, no int8 operators: "
-        "one picture at a time such networks were no faster than in float. Where the processor has bfloat16, --to openvino-bf16 pays; "
+        "one picture at a time such networks gain little or nothing. Where the processor has bfloat16, --to openvino-bf16 pays; "
         "so does --edge, which replaces them"
     )
 
