@@ -160,7 +160,7 @@ def test_the_threads_of_executorch_are_set_once(monkeypatch):
             asked.append((name, threads, options))
             return lambda x: x
 
-        return SimpleNamespace(SUFFIX=suffix, write=write, open=open, files=lambda path: (path,))
+        return SimpleNamespace(SUFFIX=suffix, write=write, ALSO=(), open=open)
 
     stubs = {"executorch": stub("executorch", ".pte"), "openvino": stub("openvino", ".xml")}
     monkeypatch.setattr(ways, "RUNTIMES", stubs)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.deploy.runtimes import ANY_SIZE, RUNTIMES, torch_export
+from zoo.deploy.runtimes import ANY_SIZE, RUNTIMES, files_of, torch_export
 from zoo.towers import Bag, ClipText, Tokenizer, Transformer
 from zoo.train import TrainConfig
 
@@ -59,7 +59,7 @@ def test_the_same_logits_for_any_number_of_rows(trained, written, name):
     network, pixels = trained
     runtime = needed(name)
     path = written(name)
-    assert all(file.is_file() for file in runtime.files(path)) and set(path.parent.iterdir()) == set(runtime.files(path))
+    assert all(file.is_file() for file in files_of(runtime, path)) and set(path.parent.iterdir()) == set(files_of(runtime, path))
     run = runtime.open(path, threads=1)
     said = []
     for rows in (1, 3, 20):

@@ -23,7 +23,7 @@ from ..towers import Bag, ClipText, Transformer
 from ..train import Align, Classify, Task
 from ..train.manifest import record
 from .exported import FORMAT, PaddedIds, is_exported, load_exported, zoo_version
-from .runtimes import ANY_SIZE, BATCH, RUNTIMES
+from .runtimes import ANY_SIZE, BATCH, RUNTIMES, files_of
 
 TOLERANCE = 1e-3  # of the largest number said; other kernels differ by 1e-6, of which CBAM with random weights makes 7e-4
 _TEXTS = (Transformer, Bag, ClipText)  # towers of token ids alone
@@ -193,7 +193,7 @@ def write_exported(
             "preprocess": {name: each for name, each in pictures.items() if name == part.modality},
         }
         (write or write_plainly)(part, path, json.dumps(about))
-        files |= {each.name: each for each in its.files(path)}
+        files |= {each.name: each for each in files_of(its, path)}
         if isinstance(part.prepare, PaddedIds):
             vocabulary = out / f"tokenizer.{part.modality}.json"
             write_whole(vocabulary, part.prepare.tokenizer.to_json().encode())

@@ -53,9 +53,12 @@ def at_least_one(numbers: Iterable[tuple[str, int]]) -> None:
 
 
 @contextmanager
-def on_threads(number: int) -> Iterator[None]:
-    """So many threads of torch; afterwards as many as before."""
+def on_threads(number: int | None) -> Iterator[None]:
+    """So many threads of torch, of which there is one number for the whole process; afterwards as many as before. None changes nothing."""
     before = torch.get_num_threads()
+    if number in (None, before):
+        yield
+        return
     torch.set_num_threads(number)
     try:
         yield

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .fold import folded
-from .runtimes import RUNTIMES, Function
+from .runtimes import RUNTIMES, Function, files_of
 from .runtimes.torch_export import as_function
 
 PYTORCH = ("eager", "folded", "compiled")
@@ -128,4 +128,4 @@ class Opener:
         if runtime == "executorch":  # one pool for the whole process: set again, what is open would hold the old one
             threads, self._pool_is_set = None if self._pool_is_set else threads, True
         its: Any = RUNTIMES[runtime]
-        return its.open(path, threads=threads, **options), sum(file.stat().st_size for file in its.files(path))
+        return its.open(path, threads=threads, **options), sum(file.stat().st_size for file in files_of(its, path))

@@ -4,11 +4,12 @@
     run = RUNTIMES["onnx"].open(Path("out/model.onnx"), threads=1)
     logits = run(pixels)                                        # [B, 3, H, W] float32 -> [B, classes] float32, both NumPy's
 
-Every module here has these five names, and imports its library inside the functions that need it:
+Every module here has these names, and imports its library inside the functions that need it:
 
     EXTRA       the extra of effnet-zoo that brings the library; "" where torch is enough
     PACKAGE     whose version says which one it is: importlib.metadata.version(PACKAGE)
-    SUFFIX      of the file that is opened, which `write` is given the path of: ".onnx"; `files(path)` are all of its files
+    SUFFIX      of the file that is opened, whose path `write` is given: ".xml"
+    ALSO        suffixes of what lies beside it: (".bin",)
     write(network, example, path, *, dynamic=BATCH, names=("image", "logits"), about="")
                 network: any module of one tensor to one tensor, written as it is in evaluation mode. example: a tensor that it takes.
                 dynamic: {dimension: its name} of what may be of another size than in the example; `BATCH` and `ANY_SIZE` are the two
@@ -42,8 +43,7 @@ class Runtime(Protocol):
     EXTRA: str
     PACKAGE: str
     SUFFIX: str
-
-    def files(self, path: Path) -> tuple[Path, ...]: ...
+    ALSO: tuple[str, ...]
 
     def write(
         self,
@@ -66,3 +66,8 @@ RUNTIMES: Mapping[str, Runtime] = {
     "torch_export": torch_export,
     "torchscript": torchscript,
 }
+
+
+def files_of(runtime: Runtime, path: Path) -> tuple[Path, ...]:
+    """All files of a network that was written to a path."""
+    return (path, *(path.with_suffix(suffix) for suffix in runtime.ALSO))

@@ -19,11 +19,8 @@ from .torch_export import BATCH, trace
 EXTRA = "executorch"
 PACKAGE = "executorch"
 SUFFIX = ".pte"
+ALSO: tuple[str, ...] = ()
 _MOST = 16  # rows for which there is memory
-
-
-def files(path: Path) -> tuple[Path, ...]:
-    return (path,)
 
 
 @contextmanager

@@ -18,10 +18,7 @@ from .torch_export import BATCH, trace
 EXTRA = "onnx"
 PACKAGE = "onnxruntime"
 SUFFIX = ".onnx"
-
-
-def files(path: Path) -> tuple[Path, ...]:
-    return (path,)
+ALSO: tuple[str, ...] = ()
 
 
 def library() -> ModuleType:

@@ -14,11 +14,8 @@ from .torch_export import BATCH, trace
 EXTRA = "openvino"
 PACKAGE = "openvino"
 SUFFIX = ".xml"
+ALSO: tuple[str, ...] = (".bin",)
 PRECISIONS = ("f32", "bf16")
-
-
-def files(path: Path) -> tuple[Path, ...]:
-    return path, path.with_suffix(".bin")
 
 
 def library() -> ModuleType:
@@ -37,8 +34,7 @@ def library() -> ModuleType:
 def core() -> Any:
     """The one openvino.Core of this process.
 
-    Each brings a stack for signal handlers, and one that goes while another stays leaves a stack that is gone: the next Ctrl-C would be a
-    segmentation fault (seen with 2026.4.1).
+    With several of them, of which one was gone, the next signal was a segmentation fault (seen with 2026.4.1).
     """
     return library().Core()
 

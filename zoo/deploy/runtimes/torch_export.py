@@ -6,8 +6,7 @@ The graph is taken without gradients and in evaluation mode, so that the gates' 
 import copy
 import importlib
 import io
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from ...files import write_whole
+from ..rounds import on_threads
 
 EXTRA = ""
 PACKAGE = "torch"
 SUFFIX = ".pt2"
+ALSO: tuple[str, ...] = ()
 BATCH: Mapping[int, str] = {0: "batch"}
 ANY_SIZE: Mapping[int, str] = {0: "batch", 2: "height", 3: "width"}
 _MOST = 2**15  # rows
-
-
-def files(path: Path) -> tuple[Path, ...]:
-    return (path,)
 
 
 def trace(network: nn.Module, example: Tensor, *, dynamic: Mapping[int, str] = BATCH, most: int = _MOST) -> torch.export.ExportedProgram:
@@ -100,21 +97,7 @@ def as_function(module: Callable[[Tensor], Tensor], threads: int | None) -> Call
 
     @torch.inference_mode()
     def run(x: np.ndarray) -> np.ndarray:
-        with _on(threads):
+        with on_threads(threads):
             return module(torch.from_numpy(np.ascontiguousarray(x))).numpy()
 
     return run
-
-
-@contextmanager
-def _on(threads: int | None) -> Iterator[None]:
-    """So many threads inside, as many as before afterwards: torch has one number for the whole process."""
-    before = torch.get_num_threads()
-    if threads is None or threads == before:
-        yield
-        return
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

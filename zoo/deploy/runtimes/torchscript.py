@@ -20,10 +20,7 @@ from .torch_export import BATCH, as_function
 EXTRA = ""
 PACKAGE = "torch"
 SUFFIX = ".ts"
-
-
-def files(path: Path) -> tuple[Path, ...]:
-    return (path,)
+ALSO: tuple[str, ...] = ()
 
 
 @contextmanager
