@@ -15,27 +15,10 @@ from ..compress import Distill, PruneReport, check_target, costs, prune, write_c
 from ..datasets import Data
 from ..progress import console
 from ..train import Classify, Task, TrainConfig, evaluate, fit
-from ..train.folder import claim, is_run
+from ..train.folder import claim, is_run, may_make
 from ..train.lock import alone
 from ..train.randomness import seed_everything
 from .app import Debug, Json, app
-
-
-def _may_write(run: Path, out: Path, resume: bool, overwrite: bool, onward: bool) -> None:
-    ours = is_run(out) or is_run(out / "steps" / "1")
-    if out.resolve() == run.resolve():
-        raise ValueError(f"out: {out} is the run itself; choose another directory, so that nothing is lost")
-    if resume and not onward:
-        raise ValueError("resume: it is a fine-tuning that goes on; give --finetune-epochs as before")
-    if resume and overwrite:
-        raise ValueError("resume and overwrite contradict each other: give one")
-    if resume and not ours:
-        raise ValueError(f"resume: {out} holds no run; leave resume out to start one")
-    if ours and not overwrite and not resume:
-        go_on = "resume it (--resume), " if onward else ""
-        raise ValueError(f"out: {out} already holds a run; {go_on}replace it (--overwrite), or choose another directory")
-    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"out: {out} is not empty and holds no run; choose another directory, so that nothing is lost")
 
 
 def _network(task: Any) -> Any:
@@ -92,7 +75,7 @@ def prune_run(
     zoo prune runs/digits --macs 0.5 --out runs/half
     zoo prune runs/digits --macs 0.3 --steps 5 --finetune-epochs 20 --out runs/third
     """
-    _may_write(run, out, resume, overwrite, finetune_epochs != 0)
+    may_make(out, run, resume=resume, overwrite=overwrite, finetunes=finetune_epochs != 0)
     opened = load_run(run)
     task: Any = opened.task
     epochs = int(opened.settings.get("epochs", TrainConfig().epochs)) if finetune_epochs is None else finetune_epochs

@@ -12,7 +12,7 @@ from ..backbones.swap import KEEP
 from ..build import load_run
 from ..progress import console
 from ..train import Classify, TrainConfig, fit
-from ..train.folder import claim, is_run
+from ..train.folder import claim, may_make
 from ..train.lock import alone
 from ..train.randomness import seed_everything
 from .app import Debug, Json, app
@@ -41,15 +41,7 @@ def swap(
     zoo swap runs/digits coord --out runs/coord                        then: zoo train runs/coord --data digits --out runs/trained
     zoo swap runs/digits cbam --out runs/cbam --finetune-epochs 5      the same in one step
     """
-    if out.resolve() == run.resolve():
-        raise ValueError(f"out: {out} is the run itself; choose another directory, so that nothing is lost")
-    if resume and not finetune_epochs:
-        raise ValueError("resume: it is a fine-tuning that goes on; give --finetune-epochs as before")
-    if is_run(out) and not overwrite and not resume:
-        onward = "resume it (--resume), " if finetune_epochs else ""
-        raise ValueError(f"out: {out} already holds a run; {onward}replace it (--overwrite), or choose another directory")
-    if out.exists() and not is_run(out) and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"out: {out} is not empty and holds no run; choose another directory, so that nothing is lost")
+    may_make(out, run, resume=resume, overwrite=overwrite, finetunes=finetune_epochs > 0)
     if stages is not None and not all(each.strip().isdecimal() for each in stages.split(",")):
         raise ValueError(f"stages: expected numbers such as 4,5, got {stages!r}")
     opened = load_run(run).to_change()

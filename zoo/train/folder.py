@@ -38,6 +38,28 @@ def may_write(out: Path, config: TrainConfig) -> None:
         raise ValueError(f"out: {out} holds {', '.join(held)}, but no run; choose another directory, so that nothing is lost")
 
 
+def may_make(out: Path, run: Path, *, resume: bool, overwrite: bool, finetunes: bool) -> None:
+    """Whether a verb may make a run out of another one in a directory.
+
+    Raises:
+        ValueError: it is the run itself, holds something else, or resuming is asked for where nothing was being trained.
+    """
+    ours = is_run(out) or is_run(out / "steps" / "1")  # of a pruning that has not come to its last step
+    if out.resolve() == run.resolve():
+        raise ValueError(f"out: {out} is the run itself; choose another directory, so that nothing is lost")
+    if resume and not finetunes:
+        raise ValueError("resume: it is a fine-tuning that goes on; give --finetune-epochs as before")
+    if resume and overwrite:
+        raise ValueError("resume and overwrite contradict each other: give one")
+    if resume and not ours:
+        raise ValueError(f"resume: {out} holds no run; leave resume out to start one")
+    if ours and not overwrite and not resume:
+        onward = "resume it (--resume), " if finetunes else ""
+        raise ValueError(f"out: {out} already holds a run; {onward}replace it (--overwrite), or choose another directory")
+    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"out: {out} is not empty and holds no run; choose another directory, so that nothing is lost")
+
+
 def claim(out: Path, *, overwrite: bool) -> None:
     """Make the run directory ready; nothing goes that is not of a run, and nothing at all unless it was asked for."""
     if overwrite and is_run(out):
