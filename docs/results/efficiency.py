@@ -85,7 +85,7 @@ def jobs(folder: Path, signs: str, weights: str, tiny: bool) -> list[Job]:
             words = ("train", model, "--data", source, *RECIPE[data].split(), "--epochs", epochs, *begin)
             found.append(Job("train", name, words))
             run = str(folder / name)
-            found.append(Job("prune", f"{name}-half", ("prune", run, "--macs", "0.5", "--finetune-epochs", epochs)))
+            found.append(Job("prune", f"{name}-half", ("prune", run, "--macs", "0.5")))
             if data == SIGNS:
                 for target in INT8:
                     found.append(Job("quantize", f"{name}-{target}", ("quantize", run, "--to", target)))
@@ -134,8 +134,8 @@ def make(job: Job, folder: Path, threads: int) -> dict[str, Any]:
     out = folder / job.name
     if job.large:
         at_large(Path(job.large), Path(job.words[1]), job.size)
-    there = (out / "config.json").is_file() or (out / "checkpoints").is_dir()
-    going_on = ["--resume"] if there and job.stage in ("train", "prune") else ["--overwrite"] if there else []
+    begun = job.stage in ("train", "prune") and ((out / "config.json").is_file() or (out / "checkpoints").is_dir())
+    going_on = ["--resume"] if begun else ["--overwrite"] if out.exists() else []
     words = [*job.words, "--out", str(out)]
     began = time.monotonic()
     done = command([*words, *going_on], threads)

@@ -18,7 +18,7 @@ from ..train import Classify, Task, TrainConfig, evaluate, fit
 from ..train.folder import claim, is_run, may_make
 from ..train.lock import alone
 from ..train.randomness import seed_everything
-from .app import Debug, Json, app
+from .app import Debug, Json, verb
 
 
 def _network(task: Any) -> Any:
@@ -52,13 +52,13 @@ def _distils(task: Task, asked: bool | None) -> bool:
     return able and asked is not False
 
 
-@app.command("prune")
+@verb("prune")
 def prune_run(
     run: Annotated[Path, typer.Argument(help="A directory that zoo train made.")],
     out: Annotated[Path, typer.Option(help="The new run directory.")],
     macs: Annotated[float, typer.Option(help="Share of the multiplications that is to be left, between 0 and 1.")] = 0.5,
     steps: Annotated[int, typer.Option(min=1, help="Cut in so many steps, with a part of the epochs after each.")] = 3,
-    finetune_epochs: Annotated[int | None, typer.Option(min=0, help="Recover, on the run's data and recipe; its own by default.")] = None,
+    finetune_epochs: Annotated[int | None, typer.Option(min=0, help="Recover, on the run's data and recipe; twice its own by default.")] = None,
     distill: Annotated[
         bool | None, typer.Option("--distill/--no-distill", help="Learn from the unpruned network as well; classifiers do by default.")
     ] = None,
@@ -78,7 +78,7 @@ def prune_run(
     may_make(out, run, resume=resume, overwrite=overwrite, finetunes=finetune_epochs != 0)
     opened = load_run(run)
     task: Any = opened.task
-    epochs = int(opened.settings.get("epochs", TrainConfig().epochs)) if finetune_epochs is None else finetune_epochs
+    epochs = 2 * int(opened.settings.get("epochs", TrainConfig().epochs)) if finetune_epochs is None else finetune_epochs
     steps = steps if epochs else 1  # nothing to learn in between
     network = _network(task)
     size = task.of_pictures().input_size
