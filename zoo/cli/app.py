@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -12,14 +13,26 @@ from registry import UnknownName
 
 from ..train import Stopped
 from ..train.engine import StoppedElsewhere
+from .help import Verb, Verbs
 
 app = typer.Typer(
     name="zoo",
-    help="timm, with the attention you choose: train, evaluate and search EfficientNets with any attention gate.",
-    add_completion=True,
+    cls=Verbs,
+    help="""timm, with the attention you choose: EfficientNets with any attention gate, trained, searched, explained, made small.
+
+    zoo demo
+    zoo train effnet_cbam_b0 --data my_folder --epochs 5 --out runs/mine
+    zoo train image=effnet_cbam_b0 text=transformer --data captions.csv --out runs/joint
+    zoo report runs/mine runs/joint
+    """,
+    epilog="zoo VERB --help says the rest of a verb.",
+    subcommand_metavar="VERB ...",
+    add_completion=False,  # zoo completion writes one that does not start Python at every key
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+verb = partial(app.command, cls=Verb)
 console = Console(markup=False, emoji=False)  # names of files and classes are shown as they are
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -48,7 +48,11 @@ class _Bench(TyperGroup):
 
 bench = typer.Typer(
     cls=_Bench,
-    help="How fast networks are, as in zoo bench effnet_cbam_b0 runs/digits; what a gate, a loss and a step of training cost.",
+    help="""How fast networks are, and which to take. Also what a gate, a loss and a step of training cost.
+
+    zoo bench effnet_cbam_b0 runs/half --peers
+    zoo bench attention cbam se
+    """,
     no_args_is_help=True,
 )
 app.add_typer(bench, name="bench")

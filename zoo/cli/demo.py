@@ -12,7 +12,7 @@ from ..deploy import build_index, kept_index, model_digest
 from ..train import Align, TrainConfig, evaluate, fit
 from ..train.engine import Engine
 from ..train.randomness import seed_everything
-from .app import Debug, app, console, print_table
+from .app import Debug, console, print_table, verb
 from .search import draw_results, embed_query, nearest_items
 
 DIGITS = {"cbam": "effnet_cbam_b0", "se": "effnet_se_b0"}
@@ -28,7 +28,7 @@ def _train(what: str, model: Any, data: str, config: TrainConfig) -> dict[str, A
     return fit(task, opened.train, opened.eval, config, about={"data": opened.name})
 
 
-@app.command("demo")
+@verb("demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Where the runs and the picture go.")] = Path("runs/demo"),
     epochs: Annotated[int, typer.Option(help="Of the two classifiers.")] = 8,
@@ -38,7 +38,10 @@ def demo(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Train CBAM beside SE on handwritten digits, then pictures and words of characters together, and search them."""
+    """The whole story on built-in data, in a few minutes.
+
+    Trains CBAM beside SE on handwritten digits, then pictures and words of characters together, and searches them.
+    """
     began = time.monotonic()
     glyphs = f"glyphs:characters={characters}"
     rows = []

@@ -10,7 +10,7 @@ from ..compress import costs, write_card
 from ..datasets import Data
 from ..train import Classify, Preprocess, TrainConfig, evaluate
 from ..train.config import DEVICES
-from .app import Debug, app
+from .app import Debug, verb
 from .train import train
 
 _DEFAULT = TrainConfig()
@@ -27,7 +27,7 @@ def _teacher(name: str, data: Data) -> Classify:
     return Classify(network, name=name, preprocess=Preprocess.of(network, augment="none"), classes=data.classes or ())
 
 
-@app.command("distill")
+@verb("distill")
 def distill(
     teacher: Annotated[str, typer.Argument(help="A run directory, or a timm name with weights, of the same classes.")],
     student: Annotated[str, typer.Option(help="The network to train, such as effnet_eca_lite0.")],
@@ -48,7 +48,7 @@ def distill(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Train a small classifier on the labels and on what a trained one says: zoo train --teacher, with a card.
+    """Train a small classifier that learns from a trained one. It is zoo train --teacher, with a card of both.
 
     zoo distill runs/large --student effnet_eca_lite0 --out runs/small
     """

@@ -20,7 +20,7 @@ from ..train.broken import EVALUATED, LEFT_OUT, Broken, BrokenFiles
 from ..train.config import BROKEN
 from ..train.engine import Engine
 from ..train.loader import Batch, InOrder, PreparedRows, load
-from .app import Debug, Json, app, print_table
+from .app import Debug, Json, print_table, verb
 
 _CELLS = 25  # a confusion matrix that still fits a terminal
 
@@ -179,7 +179,7 @@ def _print_linear_probe(run: Path, metrics: dict[str, Any]) -> None:
     print_table(f"{run}: linear probe, {metrics['rows']} pictures of {metrics['data']}", ["metric", "value"], rows)
 
 
-@app.command("eval")
+@verb("eval")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A directory that zoo train made.")],
     data: Annotated[str | None, typer.Option(help="Other data of the same kind; the run's own by default.")] = None,

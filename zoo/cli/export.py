@@ -18,7 +18,7 @@ from ..datasets import Split
 from ..deploy import RUNTIMES, Differs, at_size, check_exported, is_exported, parts, set_aside, write_exported
 from ..train.folder import is_run
 from . import export_library
-from .app import MISTAKES, Debug, Json, app, console
+from .app import MISTAKES, Debug, Json, console, verb
 
 RUNTIME_NAMES = {name.replace("_", "-"): name for name in RUNTIMES}  # on the command line -> in Python
 TO = (*RUNTIME_NAMES, *export_library.FILES)
@@ -80,7 +80,7 @@ def _runtime_told(out: Path, checked: dict[str, Any]) -> str:
     return f"checked with {library} on {checked['rows']} rows, largest difference: {apart} {most}"
 
 
-@app.command("export")
+@verb("export")
 def export(
     run: Annotated[Path, typer.Argument(help="A directory that zoo train made.")],
     to: Annotated[str, typer.Option(help=f"Who is to load it: {', '.join(TO)}.")],
@@ -93,12 +93,13 @@ def export(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """A run as a folder that another library loads or a runtime runs, and a check that it says the same there.
+    """A folder that another library loads or a runtime runs, checked to say the same. Of a joint embedding: a file a tower.
 
-    zoo export runs/x --to onnx --out exported         for zoo predict, zoo.load_exported("exported") and ONNX Runtime; also openvino,
-                                                       executorch, torch-export, torchscript
-    zoo export runs/x --to open_clip --out exported    both towers of image=... text=clip_text, for "local-dir:exported" in open_clip
-    zoo export runs/x --to timm --out exported         the picture network, for "local-dir:exported" in timm
+    onnx, openvino, executorch, torch-export and torchscript are for zoo predict, zoo.load_exported and the runtime itself; open_clip is both
+    towers of image=... text=clip_text, for "local-dir:exported" there; timm is the picture network, for "local-dir:exported" in timm.
+
+    zoo export runs/x --to onnx --out exported
+    zoo export runs/x --to open_clip --out exported
     """
     if to not in TO:
         raise ValueError(f"to: expected {', '.join(TO[:-1])} or {TO[-1]}, got {to!r}; {nearest(to, list(TO))}")

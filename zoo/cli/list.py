@@ -14,7 +14,7 @@ from ..backbones import attention_slots
 from ..backbones.macs import macs_of_shapes
 from ..backbones.slots import maps
 from ..progress import tracked
-from .app import Debug, Json, app, print_table
+from .app import Debug, Json, print_table, verb
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def measure_attention(name: str) -> dict[str, Any]:
     }
 
 
-@app.command("list")
+@verb("list")
 def list_names(
     pattern: Annotated[str, typer.Argument(help="Model names to show, with * and ?.")] = "effnet_*_b0",
     attention: Annotated[bool, typer.Option("--attention", help="List the attention gates, with their cost in EfficientNet-B0.")] = False,

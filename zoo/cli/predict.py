@@ -17,7 +17,7 @@ from ..progress import console as progress_console
 from ..progress import progress
 from ..train import Align, Classify, Preprocess
 from ..train.engine import Engine
-from .app import Debug, Json, app, console, print_table
+from .app import Debug, Json, console, print_table, verb
 from .eval import text_embedder
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
@@ -92,7 +92,7 @@ def _place(seen: Seen) -> str:
     return seen.file if seen.frame is None else f"{seen.file} #{seen.frame}"
 
 
-@app.command("predict")
+@verb("predict")
 def predict(
     run: Annotated[Path, typer.Argument(help="A run directory, an exported folder, or a .onnx file out of one.")],
     images: Annotated[list[str], typer.Argument(help="Picture files, folders of them, a video file, or camera:0.")],

@@ -33,7 +33,7 @@ from ..progress import console
 from ..train import Classify, Task, TrainConfig, evaluate, fit
 from ..train.folder import is_run
 from ..train.randomness import seed_everything
-from .app import Debug, Json, app
+from .app import Debug, Json, verb
 from .export import folder
 
 _GENTLER = 0.1  # of the run's learning rate, to train a network that is trained already for its rounding
@@ -98,7 +98,7 @@ def _warn(to: str, task: Task, edge: bool) -> str | None:
     )
 
 
-@app.command("quantize")
+@verb("quantize")
 def quantize(
     run: Annotated[Path, typer.Argument(help="A directory that zoo train made.")],
     to: Annotated[str, typer.Option(help=", ".join(TARGETS))],
@@ -116,7 +116,7 @@ def quantize(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """A trained network in int8 or bfloat16, as zoo export would write it in float; zoo eval and zoo predict read it.
+    """A trained network in int8 or bfloat16, calibrated on its own rows. zoo eval, zoo predict and zoo serve read it.
 
     zoo quantize runs/digits --to onnx-int8 --out small
     zoo quantize runs/digits --to onnx-int8 --edge --qat-epochs 2 --out faster

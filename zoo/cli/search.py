@@ -16,7 +16,7 @@ from ..datasets import Data, Split, read_picture
 from ..deploy import Index, build_index, kept_index, model_digest
 from ..train import Align
 from ..train.engine import Engine
-from .app import Debug, Json, app, console, print_table
+from .app import Debug, Json, console, print_table, verb
 
 SPLITS = ("eval", "train", "all")
 
@@ -105,7 +105,7 @@ def _words(modality: str, shown: dict[str, Any]) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-@app.command("search")
+@verb("search")
 def search(
     run: Annotated[Path, typer.Argument(help="A directory that zoo train image=... text=... made.")],
     query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
@@ -123,7 +123,7 @@ def search(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """The pictures nearest to a text or to another picture, or the texts nearest to either.
+    """The pictures or texts nearest to a text or a picture.
 
     The first search embeds the rows and keeps them in RUN/index; the next ones read that.
 

@@ -10,10 +10,10 @@ from torchinfo import summary
 
 from ..backbones import attention_slots
 from ..build import create_model
-from .app import Debug, Json, app, print_table
+from .app import Debug, Json, print_table, verb
 
 
-@app.command("show")
+@verb("show")
 def show(
     name: Annotated[str, typer.Argument(help="A timm model, such as effnet_cbam_b0, or a run directory.")],
     img_size: Annotated[int | None, typer.Option(min=1, help="Picture size; the network's own by default.")] = None,

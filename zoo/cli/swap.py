@@ -15,10 +15,10 @@ from ..train import Classify, TrainConfig, fit
 from ..train.folder import claim, may_make
 from ..train.lock import alone
 from ..train.randomness import seed_everything
-from .app import Debug, Json, app
+from .app import Debug, Json, verb
 
 
-@app.command("swap")
+@verb("swap")
 def swap(
     run: Annotated[Path, typer.Argument(help="A directory that zoo train made.")],
     attention: Annotated[str, typer.Argument(help="The new attention: a name of zoo list --attention.")],

@@ -16,7 +16,7 @@ from ..train.config import BROKEN, DEVICES, PRECISIONS, TRACKERS
 from ..train.engine import leave
 from ..train.preprocess import AUGMENTS
 from ..train.randomness import seed_everything
-from .app import Debug, app, print_table
+from .app import Debug, print_table, verb
 
 _DEFAULT = TrainConfig()
 
@@ -102,7 +102,7 @@ def parse_channels(option: str, words: str) -> list[float]:
     return numbers * 3 if len(numbers) == 1 else numbers
 
 
-@app.command("train")
+@verb("train")
 def train(
     model: Annotated[list[str], typer.Argument(help="effnet_cbam_b0, or image=effnet_cbam_b0 text=transformer.")],
     data: Annotated[str, typer.Option(help="digits, glyphs, a folder, a manifest (.csv .tsv .jsonl .parquet), timm:..., hf:..., wds:...")],
