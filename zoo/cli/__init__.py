@@ -5,6 +5,7 @@ A user's mistake is one line and exit code 2; a defect of ours is one line and e
 
 from . import bench as bench
 from . import bench_networks as bench_networks
+from . import completion as completion
 from . import data as data
 from . import demo as demo
 from . import distill as distill

@@ -1,5 +1,6 @@
 """zoo distill: a small classifier that learns from a trained one."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from ..compress import costs, write_card
 from ..datasets import Data
 from ..train import Classify, Preprocess, TrainConfig, evaluate
 from ..train.config import DEVICES
-from .app import Debug, verb
+from .app import Debug, Json, verb
 from .train import train
 
 _DEFAULT = TrainConfig()
@@ -46,6 +47,7 @@ def distill(
     workers: Annotated[int | None, typer.Option(help="Processes that read rows; changes no result.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Train a small classifier that learns from a trained one. It is zoo train --teacher, with a card of both.
@@ -81,4 +83,8 @@ def distill(
     for task, folder in ((measured, Path(teacher)), (learned, out)):
         top = {task.metric: evaluate(task, opened.eval, workers=workers or 0)[task.metric]}
         numbers.append(top | costs(task.trainable_module, task.preprocess.input_size, folder / "model.safetensors"))
-    write_card(out, *numbers, made={"verb": "distill", "from": teacher, "student": student, "data": named}, names=("teacher", "student"))
+    card = write_card(
+        out, *numbers, made={"verb": "distill", "from": teacher, "student": student, "data": named}, names=("teacher", "student")
+    )
+    if as_json:
+        print(json.dumps({"run": str(out), **card}, indent=2))

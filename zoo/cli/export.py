@@ -95,8 +95,8 @@ def export(
 ) -> None:
     """A folder that another library loads or a runtime runs, checked to say the same. Of a joint embedding: a file a tower.
 
-    onnx, openvino, executorch, torch-export and torchscript are for zoo predict, zoo.load_exported and the runtime itself; open_clip is both
-    towers of image=... text=clip_text, for "local-dir:exported" there; timm is the picture network, for "local-dir:exported" in timm.
+    onnx, openvino, executorch, torch-export and torchscript are for zoo predict, zoo.load_exported and the runtime itself; open_clip is
+    both towers of image=... text=clip_text, for "local-dir:exported" there; timm is the picture network, for the same in timm.
 
     zoo export runs/x --to onnx --out exported
     zoo export runs/x --to open_clip --out exported

@@ -50,7 +50,7 @@ class Verb(_Text, TyperCommand):
             if record := param.get_help_record(ctx):
                 default = ARGUMENTS if param.param_type_name == "argument" else OPTIONS
                 panels.setdefault(getattr(param, "rich_help_panel", None) or default, []).append(record)
-        for title in sorted(panels, key=lambda title: title == OPTIONS):  # stable: the general ones come last
+        for title in sorted(panels, key=lambda title: title not in (ARGUMENTS, OPTIONS)):  # stable: the general ones come first
             with formatter.section(title):
                 formatter.write_dl(panels[title])
 

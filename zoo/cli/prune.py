@@ -58,9 +58,7 @@ def prune_run(
     out: Annotated[Path, typer.Option(help="The new run directory.")],
     macs: Annotated[float, typer.Option(help="Share of the multiplications that is to be left, between 0 and 1.")] = 0.5,
     steps: Annotated[int, typer.Option(min=1, help="Cut in so many steps, with a part of the epochs after each.")] = 3,
-    finetune_epochs: Annotated[
-        int | None, typer.Option(min=0, help="Recover, on the run's data and recipe; twice its own by default.")
-    ] = None,
+    finetune_epochs: Annotated[int | None, typer.Option(min=0, help="Recover, on the run's data; twice its own by default.")] = None,
     distill: Annotated[
         bool | None, typer.Option("--distill/--no-distill", help="Learn from the unpruned network as well; classifiers do by default.")
     ] = None,

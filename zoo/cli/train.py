@@ -1,6 +1,9 @@
 """zoo train: a classifier from one name, a joint embedding from modality=tower pairs."""
 
+import json
 import math
+import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +19,7 @@ from ..train.config import BROKEN, DEVICES, PRECISIONS, TRACKERS
 from ..train.engine import leave
 from ..train.preprocess import AUGMENTS
 from ..train.randomness import seed_everything
-from .app import Debug, print_table, verb
+from .app import Debug, Json, print_table, verb
 
 _DEFAULT = TrainConfig()
 
@@ -102,70 +105,79 @@ def parse_channels(option: str, words: str) -> list[float]:
     return numbers * 3 if len(numbers) == 1 else numbers
 
 
+# the options by what they are about, as --help shows them
+_DATA = partial(typer.Option, rich_help_panel="Data and what is done to it")
+_NETWORK = partial(typer.Option, rich_help_panel="The network, and what it starts from")
+_STEPS = partial(typer.Option, rich_help_panel="How it learns")
+_TEACHER = partial(typer.Option, rich_help_panel="A teacher")
+_JOINT = partial(typer.Option, rich_help_panel="A joint embedding")
+_MACHINE = partial(typer.Option, rich_help_panel="The machine")
+_SAFETY = partial(typer.Option, rich_help_panel="Saved, watched, gone on with")
+
+
 @verb("train")
 def train(
     model: Annotated[list[str], typer.Argument(help="effnet_cbam_b0, or image=effnet_cbam_b0 text=transformer.")],
     data: Annotated[str, typer.Option(help="digits, glyphs, a folder, a manifest (.csv .tsv .jsonl .parquet), timm:..., hf:..., wds:...")],
     out: Annotated[str | None, typer.Option(help="The run directory.")] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training rows.")] = _DEFAULT.epochs,
-    batch_size: Annotated[int | None, typer.Option(help="Rows a micro-batch; 32 for a classifier, 64 for a joint embedding.")] = None,
-    accumulate: Annotated[int, typer.Option(help="Micro-batches in one step.")] = _DEFAULT.accumulate,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate; 2e-3 for a classifier, 1e-3 for a joint embedding.")] = None,
-    layer_decay: Annotated[float | None, typer.Option(help="Factor of the learning rate from layer to layer, such as 0.75.")] = None,
-    opt: Annotated[str, typer.Option(help="Any optimizer of timm.")] = _DEFAULT.opt,
-    sched: Annotated[str, typer.Option(help="cosine, tanh, step or constant.")] = _DEFAULT.sched,
-    warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = _DEFAULT.warmup,
-    weight_decay: Annotated[float, typer.Option(help="Not applied to biases and norms.")] = _DEFAULT.weight_decay,
-    clip_grad: Annotated[float | None, typer.Option(help="Greatest norm of the gradient.")] = None,
-    ema: Annotated[float | None, typer.Option(help="Decay of the weights' running average, such as 0.999.")] = None,
-    hand_over: Annotated[float, typer.Option(help="Of a network with grafted gates: share of the steps over which they take over.")] = (
+    epochs: Annotated[int, _STEPS(help="Passes over the training rows.")] = _DEFAULT.epochs,
+    batch_size: Annotated[int | None, _STEPS(help="Rows a micro-batch; 32 for a classifier, 64 for a joint embedding.")] = None,
+    accumulate: Annotated[int, _STEPS(help="Micro-batches in one step.")] = _DEFAULT.accumulate,
+    lr: Annotated[float | None, _STEPS(help="Highest learning rate; 2e-3 for a classifier, 1e-3 for a joint embedding.")] = None,
+    layer_decay: Annotated[float | None, _STEPS(help="Factor of the learning rate from layer to layer, such as 0.75.")] = None,
+    opt: Annotated[str, _STEPS(help="Any optimizer of timm.")] = _DEFAULT.opt,
+    sched: Annotated[str, _STEPS(help="cosine, tanh, step or constant.")] = _DEFAULT.sched,
+    warmup: Annotated[float, _STEPS(help="Share of the steps in which the learning rate rises.")] = _DEFAULT.warmup,
+    weight_decay: Annotated[float, _STEPS(help="Not applied to biases and norms.")] = _DEFAULT.weight_decay,
+    clip_grad: Annotated[float | None, _STEPS(help="Greatest norm of the gradient.")] = None,
+    ema: Annotated[float | None, _STEPS(help="Decay of the weights' running average, such as 0.999.")] = None,
+    hand_over: Annotated[float, _NETWORK(help="Of a network with grafted gates: share of the steps over which they take over.")] = (
         _DEFAULT.hand_over
     ),
-    img_size: Annotated[int | None, typer.Option(help="Pixels; what suits the data or the model by default.")] = None,
-    augment: Annotated[str | None, typer.Option(help=f"{', '.join(AUGMENTS)}; what suits the data by default.")] = None,
-    smoothing: Annotated[float | None, typer.Option(help="Label smoothing of a classifier; 0.1 by default.")] = None,
-    mixup: Annotated[float | None, typer.Option(help="Mixup alpha of a classifier; none by default.")] = None,
-    cutmix: Annotated[float | None, typer.Option(help="CutMix alpha of a classifier; none by default.")] = None,
-    teacher: Annotated[str | None, typer.Option(help="Distillation: a run directory, or a timm name, of the same classes.")] = None,
-    distill_alpha: Annotated[float | None, typer.Option(help="Share of the teacher in the loss; 0.5 by default.")] = None,
-    distill_temperature: Annotated[float | None, typer.Option(help="Of teacher and student; 2 by default.")] = None,
-    drop_path: Annotated[float, typer.Option(help="Stochastic depth of the picture network.")] = 0.05,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start the picture network from timm's weights.")] = False,
-    init: Annotated[str | None, typer.Option(help="Weights of the network without its attention: a file, or a run directory.")] = None,
-    mean: Annotated[str | None, typer.Option(help="Of the channels, where the weights do not say it: 0.5,0.5,0.5.")] = None,
-    std: Annotated[str | None, typer.Option(help="Of the channels, where the weights do not say it: 0.5,0.5,0.5.")] = None,
+    img_size: Annotated[int | None, _DATA(help="Pixels; what suits the data or the model by default.")] = None,
+    augment: Annotated[str | None, _DATA(help=f"{', '.join(AUGMENTS)}; what suits the data by default.")] = None,
+    smoothing: Annotated[float | None, _STEPS(help="Label smoothing of a classifier; 0.1 by default.")] = None,
+    mixup: Annotated[float | None, _DATA(help="Mixup alpha of a classifier; none by default.")] = None,
+    cutmix: Annotated[float | None, _DATA(help="CutMix alpha of a classifier; none by default.")] = None,
+    teacher: Annotated[str | None, _TEACHER(help="Distillation: a run directory, or a timm name, of the same classes.")] = None,
+    distill_alpha: Annotated[float | None, _TEACHER(help="Share of the teacher in the loss; 0.5 by default.")] = None,
+    distill_temperature: Annotated[float | None, _TEACHER(help="Of teacher and student; 2 by default.")] = None,
+    drop_path: Annotated[float, _NETWORK(help="Stochastic depth of the picture network.")] = 0.05,
+    pretrained: Annotated[bool, _NETWORK("--pretrained", help="Start the picture network from timm's weights.")] = False,
+    init: Annotated[str | None, _NETWORK(help="Weights of the network without its attention: a file, or a run directory.")] = None,
+    mean: Annotated[str | None, _DATA(help="Of the channels, where the weights do not say it: 0.5,0.5,0.5.")] = None,
+    std: Annotated[str | None, _DATA(help="Of the channels, where the weights do not say it: 0.5,0.5,0.5.")] = None,
     freeze: Annotated[
         str | None,
-        typer.Option(
-            help="bn: batch norms keep their statistics; trunk, head, stem,blocks.0-3: parts of a classifier; modalities: towers."
-        ),
+        _NETWORK(help="bn: batch norms keep their statistics; trunk, head, stem,blocks.0-3: parts of a classifier; modalities: towers."),
     ] = None,
-    unfreeze_at: Annotated[int | None, typer.Option(help="The epoch, from 1, from which the frozen parts of a classifier learn.")] = None,
-    head: Annotated[str | None, typer.Option(help="Of a joint embedding: linear (default), or image=attnpool,text=mlp.")] = None,
-    embed_dim: Annotated[int | None, typer.Option(help="Width of a joint embedding; 256 by default.")] = None,
-    loss: Annotated[str | None, typer.Option(help="Of a joint embedding: clip (default), or image-text=clip,image-table=siglip.")] = None,
-    pairs: Annotated[str | None, typer.Option(help="image-text,image-table; the first modality with each other by default.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Factors of the pairs' losses: image-text=1,image-table=0.5.")] = None,
-    tower_lr: Annotated[str | None, typer.Option(help="Learning rates of towers: image=1e-4.")] = None,
-    sample: Annotated[str, typer.Option(help="all: every row once an epoch; balanced: every class as often.")] = _DEFAULT.sample,
-    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better evaluation; keeps the best.")] = None,
-    keep_best: Annotated[bool, typer.Option("--keep-best", help="Keep the best epoch's model in OUT/best, a run itself.")] = False,
-    sync_bn: Annotated[bool, typer.Option("--sync-bn", help="Batch norms take their statistics over all processes.")] = False,
-    shard: Annotated[str | None, typer.Option(help="Modalities whose text towers are cut into shards, one a process.")] = None,
-    precision: Annotated[str, typer.Option(help=", ".join(PRECISIONS))] = _DEFAULT.precision,
-    device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = _DEFAULT.device,
-    compile: Annotated[bool, typer.Option("--compile", help="The networks through torch.compile; for long runs.")] = False,
-    recompute: Annotated[bool, typer.Option("--recompute", help="Less memory for somewhat more time; the same result.")] = False,
-    seed: Annotated[int, typer.Option(help="Decides everything random.")] = _DEFAULT.seed,
-    broken: Annotated[str, typer.Option(help=f"Of pictures that can not be read: {', '.join(BROKEN)}.")] = _DEFAULT.broken,
-    workers: Annotated[int | None, typer.Option(help="Processes that read rows; changes no result.")] = None,
-    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints; one an epoch by default.")] = None,
-    nonfinite: Annotated[str, typer.Option(help="A step without a finite loss or gradient: stop, or skip it.")] = _DEFAULT.nonfinite,
-    deterministic: Annotated[bool, typer.Option("--deterministic", help="The same bits every time on a GPU too; slower.")] = False,
-    log: Annotated[str | None, typer.Option(help=f"Curves beside metrics.jsonl: {', '.join(TRACKERS)}; several with commas.")] = None,
-    find_lr: Annotated[bool, typer.Option("--find-lr", help="Do not train: suggest a learning rate; --out gets a picture.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    unfreeze_at: Annotated[int | None, _NETWORK(help="The epoch, from 1, from which the frozen parts of a classifier learn.")] = None,
+    head: Annotated[str | None, _JOINT(help="Of a joint embedding: linear (default), or image=attnpool,text=mlp.")] = None,
+    embed_dim: Annotated[int | None, _JOINT(help="Width of a joint embedding; 256 by default.")] = None,
+    loss: Annotated[str | None, _JOINT(help="Of a joint embedding: clip (default), or image-text=clip,image-table=siglip.")] = None,
+    pairs: Annotated[str | None, _JOINT(help="image-text,image-table; the first modality with each other by default.")] = None,
+    weights: Annotated[str | None, _JOINT(help="Factors of the pairs' losses: image-text=1,image-table=0.5.")] = None,
+    tower_lr: Annotated[str | None, _JOINT(help="Learning rates of towers: image=1e-4.")] = None,
+    sample: Annotated[str, _DATA(help="all: every row once an epoch; balanced: every class as often.")] = _DEFAULT.sample,
+    patience: Annotated[int | None, _STEPS(help="Stop after so many epochs without a better evaluation; keeps the best.")] = None,
+    keep_best: Annotated[bool, _STEPS("--keep-best", help="Keep the best epoch's model in OUT/best, a run itself.")] = False,
+    sync_bn: Annotated[bool, _MACHINE("--sync-bn", help="Batch norms take their statistics over all processes.")] = False,
+    shard: Annotated[str | None, _JOINT(help="Modalities whose text towers are cut into shards, one a process.")] = None,
+    precision: Annotated[str, _MACHINE(help=", ".join(PRECISIONS))] = _DEFAULT.precision,
+    device: Annotated[str, _MACHINE(help=", ".join(DEVICES))] = _DEFAULT.device,
+    compile: Annotated[bool, _MACHINE("--compile", help="The networks through torch.compile; for long runs.")] = False,
+    recompute: Annotated[bool, _MACHINE("--recompute", help="Less memory for somewhat more time; the same result.")] = False,
+    seed: Annotated[int, _STEPS(help="Decides everything random.")] = _DEFAULT.seed,
+    broken: Annotated[str, _DATA(help=f"Of pictures that can not be read: {', '.join(BROKEN)}.")] = _DEFAULT.broken,
+    workers: Annotated[int | None, _DATA(help="Processes that read rows; changes no result.")] = None,
+    checkpoint_every: Annotated[int | None, _SAFETY(help="Steps between checkpoints; one an epoch by default.")] = None,
+    nonfinite: Annotated[str, _SAFETY(help="A step without a finite loss or gradient: stop, or skip it.")] = _DEFAULT.nonfinite,
+    deterministic: Annotated[bool, _MACHINE("--deterministic", help="The same bits every time on a GPU too; slower.")] = False,
+    log: Annotated[str | None, _SAFETY(help=f"Curves beside metrics.jsonl: {', '.join(TRACKERS)}; several with commas.")] = None,
+    find_lr: Annotated[bool, _STEPS("--find-lr", help="Do not train: suggest a learning rate; --out gets a picture.")] = False,
+    resume: Annotated[bool, _SAFETY("--resume", help="Go on where the run in --out stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Train a classifier, or a joint embedding.
@@ -249,6 +261,9 @@ def train(
         curve = measure_lr(task, opened.train, config)
         if out is not None:
             curve.save(Path(out))
+        if as_json:
+            print(json.dumps({"suggestion": curve.suggestion, "lr": list(curve.lr), "loss": list(curve.smooth)}, indent=2))
+            return
         shown = list(zip(curve.lr, curve.smooth, strict=True))[::10]
         print_table("learning rate", ["lr", "loss"], [[f"{lr:.1e}", f"{loss:.3f}"] for lr, loss in shown])
         told = f"--lr {curve.suggestion:.1e}" if curve.suggestion else "none: the loss never fell"
@@ -260,4 +275,6 @@ def train(
         leave()
         raise
     leave()
+    if as_json and os.environ.get("RANK", "0") == "0":
+        print(json.dumps({"run": out, **metrics}, indent=2))
     console.print(f"{task.metric} {metrics[task.metric]:.1f} %; the run is in {out}; next: zoo eval {out}", highlight=False, soft_wrap=True)
