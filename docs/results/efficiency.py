@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from zoo.deploy import Spread
@@ -32,6 +33,7 @@ GATES = {DIGITS: ("se", "cbam", "eca", "coord"), SIGNS: ("none", "eca", "cbam")}
 VARIANT = {DIGITS: "b0", SIGNS: "lite0"}
 EPOCHS = {DIGITS: 8, SIGNS: 6}
 RECIPE = {DIGITS: "", SIGNS: "--img-size 128 --augment crop --batch-size 32 --lr 1e-3"}
+SEEDS = {DIGITS: 3, SIGNS: 1}  # of what is trained and pruned; the further ones for accuracy alone
 SILU = ("se", "cbam")  # of which int8 and bfloat16 are asked
 SPEED_AT = 224  # pixels, of digits, in place of their 32
 TINY_AT = 48
@@ -86,6 +88,10 @@ def jobs(folder: Path, signs: str, weights: str, tiny: bool) -> list[Job]:
             found.append(Job("train", name, words))
             run = str(folder / name)
             found.append(Job("prune", f"{name}-half", ("prune", run, "--macs", "0.5")))
+            for seed in range(1, SEEDS[data]):
+                again = f"{name}-{seed}"
+                found.append(Job("train", again, (*words, "--seed", str(seed))))
+                found.append(Job("prune", f"{again}-half", ("prune", str(folder / again), "--macs", "0.5")))
             if data == SIGNS:
                 for target in INT8:
                     found.append(Job("quantize", f"{name}-{target}", ("quantize", run, "--to", target)))
@@ -214,12 +220,19 @@ def times(ratio: Spread | None, must: float, aim: float) -> str:
     return marked(ratio and ratio.median, f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})" if ratio else "", must, aim)
 
 
-def points(results: Results, name: str, base: str, within: float) -> str:
-    """Accuracy before -> after, on the same rows."""
-    before, after = results.top1(name, "before"), results.top1(name)
-    before = results.top1(base) if before is None else before
-    lost = None if before is None or after is None else before - after
-    return marked(lost, "" if lost is None else f"{before:.1f} -> {after:.1f}", within, within, less=True).replace("✓✓", "✓")
+def points(results: Results, pairs: Sequence[tuple[str, str]], within: float) -> str:
+    """Accuracy before -> after on the same rows, of (before, after) each; the median of what was lost is what counts."""
+    told = [(results.top1(after, "before"), results.top1(base), results.top1(after)) for base, after in pairs]
+    known = [(measured if measured is not None else base, after) for measured, base, after in told if after is not None]
+    lost = [before - after for before, after in known if before is not None]
+    shown = ", ".join(f"{before:.1f} -> {after:.1f}" for before, after in known)
+    return marked(median(lost) if len(lost) == len(pairs) else None, shown, within, within, less=True).replace("✓✓", "✓")
+
+
+def seeds(which: str, gate: str, after: str) -> list[tuple[str, str]]:
+    """(before, after) of every seed."""
+    names = [f"{which}-{gate}" + (f"-{seed}" if seed else "") for seed in range(SEEDS[which])]
+    return [(name, name + after) for name in names]
 
 
 def table(title: str, asked: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -240,8 +253,11 @@ def report(results: Results, data: Sequence[str]) -> list[str]:
                 for way in RUNTIMES
                 for size in (1, 16)
             ]
-            rows.append([name, *cells, points(results, f"{name}-half", name, 0.5)])
-    asked = "Must reach 1.6 times as fast in the same runtime at batch 1 and 16, accuracy within 0.5 points; aim: 1.8 times."
+            rows.append([name, *cells, points(results, seeds(which, gate, "-half"), 0.5)])
+    asked = (
+        "Must reach 1.6 times as fast in the same runtime at batch 1 and 16, accuracy within 0.5 points (of digits: the median of three "
+        "seeds); aim: 1.8 times."
+    )
     lines += table(
         "Pruned to half of the multiplications", asked, ["", *(f"{way}, batch {n}" for way in RUNTIMES for n in (1, 16)), "top-1, %"], rows
     )
@@ -254,7 +270,7 @@ def report(results: Results, data: Sequence[str]) -> list[str]:
             sizes = [each and each["bytes"] for each in (cell(signs, small, runtime, 1), cell(signs, name, runtime, 1))]
             share = sizes[0] / sizes[1] if all(sizes) else None
             rows.append([name, target, *same, *eager, marked(share, f"{share or 0:.2f}", 0.28, 0.28, less=True).replace("✓✓", "✓")])
-            rows[-1].append(points(results, small, name, 0.5))
+            rows[-1].append(points(results, [(name, small)], 0.5))
     asked = "Must reach 2.0 times the same runtime's float, 7 times eager, 0.28 of the size, accuracy within 0.5 points; aim: 2.5 and 8."
     batches = [f"to {what}, batch {size}" for what in ("float", "eager") for size in (1, 16)]
     columns = ["", "", *batches, "size", "top-1, %"]
@@ -267,10 +283,10 @@ def report(results: Results, data: Sequence[str]) -> list[str]:
             one = faster(cell(digits, name, runtime, 1), cell(digits, f"{name}-large-{target}", runtime, 1))
             ratio = times(faster(cell(digits, name, runtime, 16), small), 1.2, 1.5)
             rows.append(
-                [name, target, ratio, f"{one.median:.2f}" if one else "not measured", points(results, f"{name}-{target}", name, 1.0)]
+                [name, target, ratio, f"{one.median:.2f}" if one else "not measured", points(results, [(name, f"{name}-{target}")], 1.0)]
             )
         half = faster(cell(digits, name, "eager", 16), cell(digits, f"{name}-large-{BF16}", BF16, 16))
-        halves.append([name, times(half, 5, 7), points(results, f"{name}-{BF16}", name, 0.1)])
+        halves.append([name, times(half, 5, 7), points(results, [(name, f"{name}-{BF16}")], 0.1)])
     asked = (
         "Must reach 1.2 times the same runtime's float at batch 16, accuracy within 1 point; aim: 1.5 times. Of batch 1 nothing is asked."
     )
