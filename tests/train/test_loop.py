@@ -204,6 +204,17 @@ def test_a_run_is_neither_overwritten_nor_resumed_by_mistake(data, tmp_path):
         fit(data, tmp_path / "file")
 
 
+def test_what_replaces_an_exported_folder_leaves_none_of_its_files(data, tmp_path):
+    fit(data, tmp_path / "out")
+    config = tmp_path / "out" / "config.json"
+    files = {"model.onnx": {}, "../mine.txt": {}}  # a name that leads elsewhere is nobody's to remove
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"runtime": {"files": files}}))
+    (tmp_path / "out" / "model.onnx").write_bytes(b"of the export")
+    (tmp_path / "mine.txt").write_text("mine")
+    fit(data, tmp_path / "out", overwrite=True)
+    assert not (tmp_path / "out" / "model.onnx").exists() and (tmp_path / "mine.txt").read_text() == "mine"
+
+
 def test_a_mistake_leaves_the_old_run_alone(data, tmp_path):
     fit(data, tmp_path)
     before = weights(tmp_path)

@@ -60,11 +60,21 @@ def may_make(out: Path, run: Path, *, resume: bool, overwrite: bool, finetunes: 
         raise ValueError(f"out: {out} is not empty and holds no run; choose another directory, so that nothing is lost")
 
 
+def _exported(out: Path) -> list[str]:
+    """The files that `zoo export` or `zoo quantize` wrote for a runtime, by what config.json says."""
+    try:
+        runtime = json.loads((out / "config.json").read_text()).get("runtime") or {}
+    except (OSError, ValueError):
+        return []
+    names = [name for name in runtime.get("files", ()) if Path(name).name == name]  # nothing outside the directory
+    return [*names, "README.md"] if names else []
+
+
 def claim(out: Path, *, overwrite: bool) -> None:
     """Make the run directory ready; nothing goes that is not of a run, and nothing at all unless it was asked for."""
     if overwrite and is_run(out):
         checkpoint.remove(out / "checkpoints")
-        for file in (*_FILES, *(path.name for path in out.glob("tokenizer.*.json"))):
+        for file in (*_exported(out), *_FILES, *(path.name for path in out.glob("tokenizer.*.json"))):
             (out / file).unlink(missing_ok=True)
         for folder in (*out.glob("tower.*"), *(out / name for name in ("index", "logs", "best", "steps", ".writing-best", ".old-best"))):
             shutil.rmtree(folder, ignore_errors=True)
