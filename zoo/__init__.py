@@ -19,6 +19,7 @@ from .build import create_joint as create_joint
 from .build import create_task as create_task
 from .build import load_run as load_run
 from .build import open_data as open_data
+from .build import write_report as write_report
 from .compress import PruneReport as PruneReport
 from .compress import prune as prune
 from .deploy import load_exported as load_exported

@@ -14,6 +14,7 @@ from . import list as list
 from . import predict as predict
 from . import prune as prune
 from . import quantize as quantize
+from . import report as report
 from . import search as search
 from . import show as show
 from . import swap as swap
