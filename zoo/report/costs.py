@@ -36,10 +36,12 @@ class Costs:
     cell: Cell | None
     joint: bool
 
+    def known(self) -> dict[str, int | None]:
+        return {"parameters": self.parameters, "macs": self.macs, "bytes": self.bytes}
+
     def amounts(self) -> dict[str, tuple[str, str]]:
         """Name -> number and unit, of what is known."""
-        known = {"parameters": self.parameters, "macs": self.macs, "bytes": self.bytes}
-        return {key: amount(key, value) for key, value in known.items() if value}
+        return {key: amount(key, value) for key, value in self.known().items() if value}
 
     def rows(self) -> tuple[tuple[str, str], ...]:
         """For a list: (name, value)."""

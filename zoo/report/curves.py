@@ -91,9 +91,7 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def _written(value: float, step: float) -> str:
-    if value == 0:
-        return "0"
-    if abs(value) < 1e-3 or abs(value) >= 1e5:
+    if value and not 1e-4 <= step < 1e5:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     digits = next((each for each in range(9) if math.isclose(round(step, each), step, rel_tol=1e-6)), 9)

@@ -40,9 +40,9 @@ def task_of(journal: Journal) -> str:
     settings = journal.settings
     if settings.get("task") == Align.kind:
         names = list(settings.get("towers", {}))
-        return f"joint embedding of {', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "joint embedding"
-    labels = "any number of labels from " if settings.get("multi_label") else ""
-    return f"classifier, {labels}{len(journal.config.get('label_names') or []):,} classes"
+        return f"a joint embedding of {', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "a joint embedding"
+    classes = f"{len(journal.config.get('label_names') or []):,} classes"
+    return f"a classifier with any number of {classes} a picture" if settings.get("multi_label") else f"a classifier of {classes}"
 
 
 def attention_of(subject: Subject) -> str:
