@@ -21,13 +21,17 @@ _USUAL = {
 }
 
 
+def _written(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
 def _words(option: str, value: Any) -> list[str]:
     name = f"--{option.replace('_', '-')}"
-    return [name] if value is True else [name, f"{value:g}" if isinstance(value, float) else str(value)]
+    return [name] if value is True else [name, _written(value)]
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return ",".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items())
+    return ",".join(f"{name}={_written(value)}" for name, value in values.items())
 
 
 def _recipe(settings: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -46,7 +50,7 @@ def _fitting(settings: Mapping[str, Any]) -> Iterator[list[str]]:
     """Of the model and its pictures."""
     for name in _FITTING:
         value = settings.get(name)
-        if value not in (None, False) and value != _USUAL.get(name):
+        if value is not None and value is not False and value != _USUAL.get(name):
             yield _words(name, value)
 
 

@@ -8,6 +8,7 @@ from .journal import Numbers
 
 WIDTH, HEIGHT = 400, 240
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 12, 34  # what is left for the ticks
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 KINDS = 6  # of lines that can be told apart by colour; after that by dashes as well
 
 NAMES = {
@@ -91,11 +92,14 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def _written(value: float, step: float) -> str:
-    if value and not 1e-4 <= step < 1e5:
-        mantissa, _, exponent = f"{value:.2e}".partition("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
     digits = next((each for each in range(9) if math.isclose(round(step, each), step, rel_tol=1e-6)), 9)
-    return f"{value:.{digits}f}"
+    return f"{value:,.{digits}f}"
+
+
+def _power(values: Sequence[float]) -> int:
+    """The power of ten that very small and very large numbers are written without."""
+    largest = max(abs(value) for value in values)
+    return math.floor(math.log10(largest)) if largest and not 0.01 <= largest < 1e5 else 0
 
 
 def chart(
@@ -117,6 +121,7 @@ def chart(
     if not there:
         return None
     values = [value for name in there for _, value in finite[name]]
+    power = _power(values)
     epochs = [epoch for name in there for epoch, _ in finite[name]]
     low, high = min(values), max(values)
     marks = ticks(low, high)
@@ -141,10 +146,10 @@ def chart(
     missing = sorted({epoch for each in lines.values() for epoch, value in each if not math.isfinite(value)})
     named = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
     return Chart(
-        title,
+        f"{title}, × 10{str(power).translate(_RAISED)}" if power else title,
         tuple(drawn),
         tuple(Tick(place(epoch, bottom)[0], str(epoch)) for epoch in across),
-        tuple(Tick(place(first, mark)[1], _written(mark, step)) for mark in marks),
+        tuple(Tick(place(first, mark)[1], _written(mark / 10**power, step / 10**power)) for mark in marks),
         f"No number in epoch {named}." if missing else "",
     )
 

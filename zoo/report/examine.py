@@ -1,7 +1,12 @@
 """One evaluation pass over a run, and all that a page shows of it; what cannot be had is left out, with a line that says why."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
 
 from ..datasets import Split
 from ..deploy.exported import RuntimeNetwork
@@ -9,6 +14,7 @@ from ..deploy.network_speed import Candidate
 from ..train import Align, Classify, Task, evaluate
 from ..train.engine import Engine
 from .confusion import Confusion, confusion
+from .grad_cam import grad_cam
 from .journal import Journal
 from .looks import Look, looks
 from .mistakes import Guess, Listener
@@ -78,8 +84,7 @@ def examine(subject: Subject, engine: Engine, *, batch_size: int | None = None, 
     if isinstance(task, Classify) and isinstance(heard, Listener):
         return _classifier(subject, task, heard, split, metrics)
     assert isinstance(task, Align) and isinstance(heard, Embeddings)
-    rows = list(range(min(PICTURES, len(split))))
-    seen, notes = _looks(task, split, rows, [words_of(task, split, row, "text") for row in rows])
+    seen, notes = _of_joint(task, heard, split)
     return Examined(metrics, retrieved=tuple(retrieved(task, heard, split)), looks=tuple(seen), look_notes=tuple(notes))
 
 
@@ -93,7 +98,7 @@ def _classifier(subject: Subject, task: Classify, heard: Listener, split: Split,
     some = [*wrong.tolist()[: PICTURES // 2], *of_class.values()][:PICTURES]
     guesses = heard.guesses(wrong.new_tensor(some), split, task.classes)
     told = [each.true if each.true == each.predicted else f"{each.true} → {each.predicted}" for each in guesses]
-    seen, notes = _looks(task, split, [each.row for each in guesses], told)
+    seen, notes = _looks(task.trainable_module, task, split, [each.row for each in guesses], told, partial(grad_cam, task.trainable_module))
     return Examined(
         metrics,
         confusion=confusion(metrics["confusion"], task.classes) if "confusion" in metrics else None,
@@ -105,21 +110,30 @@ def _classifier(subject: Subject, task: Classify, heard: Listener, split: Split,
     )
 
 
-def _looks(task: Task, split: Split, rows: list[int], told: list[str]) -> tuple[list[Look], list[str]]:
-    try:
-        preprocess = task.of_pictures()
-    except ValueError:
+def _of_joint(task: Align, heard: Embeddings, split: Split) -> tuple[list[Look], list[str]]:
+    """Where the image tower looks in the first pictures, and what of them speaks for their own text."""
+    if "image" not in heard:
         return [], []
-    if isinstance(task, Align):
-        network: Any = task.joint.towers["image"]
-        pairs = [(row, words) for row, words in zip(rows, told, strict=True) if "image" in split[row]]
-        rows, told = [row for row, _ in pairs], [words for _, words in pairs]
-    else:
-        network = task.trainable_module
+    rows: list[int] = heard.of("image", split)[1][:PICTURES].tolist()
+    texts: dict[int, Tensor] = {}
+    if "text" in heard:
+        embedded, of = heard.of("text", split)
+        texts = dict(zip(of.tolist(), embedded, strict=True))
+    towards = [texts[row] for row in rows if row in texts]
+
+    def explain(x: Tensor) -> np.ndarray:
+        return np.concatenate([grad_cam(task.joint, each[None], towards=text) for each, text in zip(x, towards, strict=True)])
+
+    told = [words_of(task, split, row, "text") for row in rows]
+    return _looks(task.joint.towers["image"], task, split, rows, told, explain if len(towards) == len(rows) else None)
+
+
+def _looks(
+    network: nn.Module, task: Task, split: Split, rows: list[int], told: list[str], explain: Callable[[Tensor], np.ndarray] | None
+) -> tuple[list[Look], list[str]]:
     if isinstance(network, RuntimeNetwork):
-        return [], [
-            "A file of a runtime shows only what goes in and what comes out: for maps make the report of the run that it came from."
-        ]
+        return [], ["A runtime's file shows only what goes in and what comes out: for maps report on the run that it came from."]
     if not rows:
         return [], []
-    return looks(network, preprocess, split, rows, told, classifier=isinstance(task, Classify))
+    name = "Grad-CAM, towards its text" if isinstance(task, Align) else "Grad-CAM"
+    return looks(network, task.of_pictures(), split, rows, told, explained=(name, explain) if explain else None)

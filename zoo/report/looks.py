@@ -1,6 +1,6 @@
 """Where a network looks: what its gates multiply each place of a picture by, and Grad-CAM, laid over what the network was given."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ..datasets import Split
 from ..train import Preprocess
+from .attention_maps import attention_maps
+from .overlay import overlay
 from .thumbnail import thumbnail
 
 GATES = 4  # shown of a network, from its first stages to its last
@@ -45,19 +47,17 @@ def as_picture(pixels: Tensor, preprocess: Preprocess) -> Image.Image:
 
 
 def _heat(values: Tensor) -> np.ndarray:
-    """`[h, w]`, from the least to the most of the picture as 0 to 1."""
-    low, high = values.min(), values.max()
-    return ((values - low) / (high - low) if high > low else torch.zeros_like(values)).numpy()
+    """`[h, w]`, from the least to the most of the picture as 0 to 1; a few places at its edge do not decide where these lie."""
+    low, high = values.flatten().quantile(torch.tensor([0.02, 0.98])).tolist()
+    return ((values - low) / (high - low) if high > low else torch.zeros_like(values)).clamp(0, 1).numpy()
 
 
 def spatial_maps(network: nn.Module, x: Tensor) -> list[tuple[str, Tensor]]:
     """(title, `[B, h, w]`) of the last gate of each stage that tells places of the picture apart; of many stages, GATES of them."""
-    from .attention_maps import attention_maps
-
     of_stage: dict[Any, tuple[str, Tensor]] = {}
     for path, each in attention_maps(network, x).items():
-        where = each.parts.get("spatial", each.multiplier).float().cpu()
-        if where.ndim == 4 and min(where.shape[2:]) > 1:
+        where = each.multiplier.float().cpu()
+        if min(where.shape[2:]) > 1:
             stage = path if each.stage is None else each.stage
             named = f"{each.gate}, {path if each.stage is None else f'stage {each.stage + 1}'}"
             of_stage[stage] = f"{named}, {where.shape[2]}×{where.shape[3]}", where.mean(1)
@@ -67,37 +67,36 @@ def spatial_maps(network: nn.Module, x: Tensor) -> list[tuple[str, Tensor]]:
 
 
 def looks(
-    network: nn.Module, preprocess: Preprocess, split: Split, rows: Sequence[int], told: Sequence[str], *, classifier: bool
+    network: nn.Module,
+    preprocess: Preprocess,
+    split: Split,
+    rows: Sequence[int],
+    told: Sequence[str],
+    *,
+    explained: tuple[str, Callable[[Tensor], np.ndarray]] | None,
 ) -> tuple[list[Look], list[str]]:
     """Of a few rows where the network looked, and notes on what is left out and why.
 
     Args:
         network: `[B, C, H, W]` to anything; left as it is.
         told: of every row what it shows, for its caption.
-        classifier: its outputs are classes, so that Grad-CAM has one to explain: the likeliest.
+        explained: what a decision rests on, its name and a function from `[B, C, H, W]` to `[B, H, W]` in 0 to 1.
     """
-    transform, device = preprocess.transform(False), next(network.parameters()).device
-    x = torch.stack([transform(split[row]["image"]) for row in rows]).to(device)
-    was_training = network.training
-    network.eval()
-    maps: list[tuple[str, Tensor]] = []
+    transform = preprocess.transform(False)
+    x = torch.stack([transform(split[row]["image"]) for row in rows]).to(next(network.parameters()).device)
     notes: list[str] = []
-    try:
-        from .overlay import overlay
-
-        maps = spatial_maps(network, x)
-        if not maps:
-            notes.append("Its gates choose channels or nothing at all, or its maps are one pixel: none of them tells places apart.")
-        if classifier:
-            from .grad_cam import grad_cam
-
-            maps.append(("Grad-CAM", torch.from_numpy(np.asarray(grad_cam(network, x))).float()))
-    except ImportError as error:
-        notes.append(f"No Grad-CAM: {error}.")
-    except (ValueError, RuntimeError) as error:  # a network without a map to explain
-        notes.append(f"No further maps: {error}.")
-    finally:
-        network.train(was_training)
+    maps = spatial_maps(network, x)
+    if not maps:
+        notes.append(
+            "None of its gates tells places of the picture apart: they weigh channels, or their maps are one pixel, or there are none."
+        )
+    if explained is not None:
+        try:
+            maps.append((explained[0], torch.from_numpy(explained[1](x))))
+        except ImportError as error:
+            notes.append(f"Grad-CAM is missing. {error}")
+        except ValueError as error:  # a network that makes no map
+            notes.append(f"Grad-CAM is missing: {error}")
     found = []
     for number, words in enumerate(told):
         picture = as_picture(x[number], preprocess)

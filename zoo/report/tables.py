@@ -97,26 +97,27 @@ def _number(value: Any, text: str) -> Value:
 
 
 def side_by_side(subjects: Sequence[Subject], examined: Sequence[Examined], each_costs: Sequence[Costs]) -> SideBySide:
-    metrics = list(dict.fromkeys(metric_of(each.journal.settings) for each in subjects))
-    columns = [Column("Run"), Column("Model"), *(Column(f"{name_of(each)}, %", True) for each in metrics), Column("Evaluation loss")]
-    columns += [Column("Parameters, M"), Column("Multiplications, M"), Column("Weights, MB"), Column("Latency, ms")]
-    columns += [Column("Epochs"), Column("Training, s")]
-    rows = []
-    for subject, found, its in zip(subjects, examined, each_costs, strict=True):
-        journal, value, model = subject.journal, worth(subject, found), model_of(subject.journal.settings)
-        last = journal.epochs[-1] if journal.epochs else {}
-        rows.append(
-            (
-                *(Value(subject.name, subject.name), Value(model, model)),
-                *(_number(value if each == metric_of(journal.settings) else None, "{:.1f}") for each in metrics),
-                _number((found.metrics or last).get("loss" if found.metrics else "eval_loss"), "{:.3f}"),
-                *(
-                    Value(amount(key, cost)[0], cost)
-                    for key, cost in (("parameters", its.parameters), ("macs", its.macs), ("bytes", its.bytes))
-                ),
-                *(_number(its.cell.latency.median if its.cell else None, "{:.3g}"), _number(journal.done or None, "{}")),
-                _number(journal.seconds if journal.runtime is None else None, "{:,.0f}"),
-            )
-        )
-    kept = [number for number in range(len(columns)) if any(row[number].key is not None for row in rows)]
-    return SideBySide(tuple(columns[number] for number in kept), tuple(tuple(row[number] for number in kept) for row in rows))
+    metrics = [metric_of(each.journal.settings) for each in subjects]
+    values = [worth(*each) for each in zip(subjects, examined, strict=True)]
+    journals, cells = [each.journal for each in subjects], [each.cell for each in each_costs]
+    losses = [
+        found.metrics.get("loss") if found.metrics else journal.epochs[-1].get("eval_loss") if journal.epochs else None
+        for journal, found in zip(journals, examined, strict=True)
+    ]
+    table: dict[Column, list[Value]] = {
+        Column("Run"): [Value(each.name, each.name) for each in subjects],
+        Column("Model"): [Value(model_of(each.settings), model_of(each.settings)) for each in journals],
+    }
+    for metric in dict.fromkeys(metrics):
+        mine = zip(metrics, values, strict=True)
+        table[Column(f"{name_of(metric)}, %", True)] = [_number(value if own == metric else None, "{:.1f}") for own, value in mine]
+    table[Column("Evaluation loss")] = [_number(loss, "{:.3f}") for loss in losses]
+    for key, name in (("parameters", "Parameters, M"), ("macs", "Multiplications, M"), ("bytes", "Weights, MB")):
+        table[Column(name)] = [Value(amount(key, each.known()[key])[0], each.known()[key]) for each in each_costs]
+    table[Column("Latency, ms")] = [_number(cell and cell.latency.median, "{:.3g}") for cell in cells]
+    if len({cell.runtime for cell in cells if cell}) > 1:
+        table[Column("Runtime")] = [Value(cell.runtime, cell.runtime) if cell else Value() for cell in cells]
+    table[Column("Epochs")] = [_number(journal.done or None, "{}") for journal in journals]
+    table[Column("Training, s")] = [_number(journal.seconds, "{:,.0f}") for journal in journals]
+    kept = {column: each for column, each in table.items() if any(value.key is not None for value in each)}
+    return SideBySide(tuple(kept), tuple(zip(*kept.values(), strict=True)))
