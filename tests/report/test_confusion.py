@@ -5,7 +5,11 @@ from zoo.report.confusion import MOST, PAIRS, confusion
 
 def test_a_matrix_and_its_pairs():
     found = confusion([[8, 2, 0], [0, 5, 0], [3, 1, 0]], ["a", "b", "c"])
-    assert [(pair.true, pair.predicted, pair.count, pair.rows) for pair in found.pairs] == [("c", "a", 3, 4), ("a", "b", 2, 10), ("c", "b", 1, 4)]
+    assert [(pair.true, pair.predicted, pair.count, pair.rows) for pair in found.pairs] == [
+        ("c", "a", 3, 4),
+        ("a", "b", 2, 10),
+        ("c", "b", 1, 4),
+    ]
     assert found.wrong == 6 and found.rows == 19
     assert [cell.count for cell in found.matrix[0]] == [8, 2, 0] and found.matrix[0][1].share == 0.2
 

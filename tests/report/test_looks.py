@@ -39,7 +39,9 @@ def test_gates_with_a_map_are_shown_and_others_are_told_of():
 
 
 def test_a_decision_is_the_last_map():
-    seen, notes = looks(network("cbam"), preprocess(), SPLIT, [1, 0], ["a", "b"], explained=("why", lambda x: np.ones((2, 8, 8), np.float32)))
+    seen, notes = looks(
+        network("cbam"), preprocess(), SPLIT, [1, 0], ["a", "b"], explained=("why", lambda x: np.ones((2, 8, 8), np.float32))
+    )
     assert [look.told for look in seen] == ["a", "b"] and not notes
     assert all(look.maps[-1].title == "why" and len(look.maps) > 1 and look.picture.startswith("data:image/") for look in seen)
 

@@ -22,7 +22,13 @@ def test_the_surest_mistakes_come_first():
 
 def test_several_labels():
     heard = Listener(multi_label=True)
-    heard({"logits": torch.tensor([[9.0, -9, 2], [9, -9, -2]]), "label": torch.tensor([[1.0, 0, 0], [1, 0, 0]]), "index": torch.tensor([0, 1])})
+    heard(
+        {
+            "logits": torch.tensor([[9.0, -9, 2], [9, -9, -2]]),
+            "label": torch.tensor([[1.0, 0, 0], [1, 0, 0]]),
+            "index": torch.tensor([0, 1]),
+        }
+    )
     split = Split(2, lambda index: {"image": _picture()})
     (guess,) = heard.guesses(heard.chosen(True), split, ["a", "b", "c"])
     assert (guess.row, guess.true, guess.predicted) == (0, "a", "a, c") and abs(guess.confidence - torch.tensor(2.0).sigmoid()) < 1e-6

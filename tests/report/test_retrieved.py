@@ -28,7 +28,9 @@ def test_examples_are_what_they_say(found):
     _, rows, _, _, ways = found
     for way in ways:
         for example in (*way.right, *way.wrong):
-            assert len(example.found) == NEAREST and [item.score for item in example.found] == sorted((i.score for i in example.found), reverse=True)
+            assert len(example.found) == NEAREST and [item.score for item in example.found] == sorted(
+                (i.score for i in example.found), reverse=True
+            )
             assert (example.rank == 1) == (example in way.right) == example.found[0].right
             right = [item for item in example.found if item.right]
             assert len(right) == (example.rank <= NEAREST) and all(item.words == example.query.words for item in right)
