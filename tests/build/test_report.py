@@ -123,6 +123,33 @@ def test_runs_of_one_name(run, trained, tmp_path):
         zoo.write_report([run, run], tmp_path / "x.html")
 
 
+def test_several_labels_a_picture(data, tmp_path):
+    lines = ["image,labels,split"]
+    for number in range(24):
+        lines.append(f"{number}.png,{('dark', 'bright', 'dark|odd', '')[number % 4]},{'eval' if number >= 16 else 'train'}")
+    manifest = data.with_name("several.csv")
+    manifest.write_text("\n".join(lines) + "\n")
+    opened, out = zoo.open_data(manifest), tmp_path / "several"
+    task = zoo.create_task("effnet_none_test", opened, img_size=32)
+    zoo.fit(task, opened.train, opened.eval, zoo.TrainConfig(out=str(out), epochs=1, batch_size=8), about={"data": opened.name})
+    html = zoo.write_report([out]).read_text()
+    assert "Mean average precision" in html and "The classes of the lowest average precision" in html and "The worst mistakes" in html
+    assert "dark, odd" in html and "a classifier with any number of 3 classes a picture" in html
+
+
+def test_a_joint_embedding_without_pictures(data, tmp_path):
+    lines = ["caption,size,split"] + [f"thing number {number},{number},{'eval' if number >= 16 else 'train'}" for number in range(24)]
+    manifest = data.with_name("table.csv")
+    manifest.write_text("\n".join(lines) + "\n")
+    opened, out = zoo.open_data(manifest), tmp_path / "table"
+    task = zoo.create_task({"text": "bag", "table": "mlp"}, opened)
+    zoo.fit(task, opened.train, opened.eval, zoo.TrainConfig(out=str(out), epochs=1, batch_size=8), about={"data": opened.name})
+    html = zoo.write_report([out]).read_text()
+    assert (
+        "text → table" in html and "thing number 2" in html and "Its speed could not be measured" in html and "Where it looks" not in html
+    )
+
+
 def test_mistakes(run, tmp_path):
     with pytest.raises(ValueError, match="expected at least one directory"):
         zoo.write_report([])

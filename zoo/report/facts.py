@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..backbones.slots import attention_slots
+from ..evaluate import warning
 from ..train import Align, Classify
 from .examine import Examined, Subject
 from .journal import Journal
@@ -137,4 +138,7 @@ def notes(subject: Subject, examined: Examined) -> tuple[str, ...]:
         found.append(f"{lost:,} rows of the evaluation could not be read, and are left out.")
     if nothing := (examined.metrics or {}).get("without_positives"):
         found.append(f"{len(nothing):,} classes have no row to evaluate on, and are left out of the means.")
+    for pair, shape in (examined.metrics or {}).get("geometry", {}).items():
+        if shape and (told := warning(shape)):
+            found.append(f"{pair}: {told}.")
     return tuple(found)

@@ -18,7 +18,7 @@ from .costs import Costs, costs
 from .curves import Chart, compared_charts, name_of, run_charts
 from .examine import Examined, Subject
 from .facts import facts, metric_of, notes, summary, worth
-from .tables import Rows, card_table, epoch_table, retrieval_table, side_by_side
+from .tables import Rows, card_table, class_table, epoch_table, retrieval_table, side_by_side
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -47,6 +47,7 @@ class Section:
     charts: tuple[Chart, ...]
     epochs: Rows
     retrieval: Rows
+    classes: Rows
     examined: Examined
     costs: tuple[tuple[str, str], ...]
     card: Rows
@@ -77,6 +78,7 @@ def _section(number: int, subject: Subject, examined: Examined, its: Costs) -> S
         charts=tuple(run_charts(journal.epochs, metric_of(journal.settings))),
         epochs=epoch_table(journal.epochs),
         retrieval=retrieval_table(examined.metrics),
+        classes=class_table(examined.metrics, journal.config.get("label_names") or ()),
         examined=examined,
         costs=its.rows(),
         card=card_table(journal.card),

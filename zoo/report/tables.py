@@ -18,6 +18,7 @@ _OF_EPOCHS = {  # key -> a heading that leaves room for the others
     **{"epoch": "Epoch", "loss": "Loss", "eval_loss": "Eval. loss", "top1": "Top-1", "top5": "Top-5", "mAP": "mAP", "R@1": "R@1"},
     **{"lr": "Rate", "seconds": "Seconds"},
 }
+_WEAKEST = 12
 _FOUND = ("R@1", "R@5", "R@10", "mAP")
 _ON_CARDS = {"parameters": "Parameters", "macs": "Multiplications a picture", "bytes": "File"}
 
@@ -36,6 +37,13 @@ def retrieval_table(metrics: Mapping[str, Any] | None) -> Rows:
             rows.append((way.replace("->", " → "), *(f"{found[key]:.1f}" for key in _FOUND), f"{found['median_rank']:g}"))
             rows.append(("by chance", *(f"{found['chance'][key]:.1f}" for key in _FOUND), ""))
     return (("Direction", *_FOUND, "Median rank"), *rows) if rows else ()
+
+
+def class_table(metrics: Mapping[str, Any] | None, classes: Sequence[str]) -> Rows:
+    """Of a classifier with several labels a picture: the classes that it finds worst."""
+    known = [(value, name) for name, value in zip(classes, (metrics or {}).get("AP", ()), strict=False) if value is not None]
+    rows = [(name, f"{value:.1f} %") for value, name in sorted(known)[:_WEAKEST]]
+    return (("Class", "Average precision"), *rows) if rows else ()
 
 
 def card_table(card: Mapping[str, Any] | None) -> Rows:
