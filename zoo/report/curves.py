@@ -9,6 +9,7 @@ from .journal import Numbers
 WIDTH, HEIGHT = 400, 240
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 12, 34  # what is left for the ticks
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_MARKED = 16  # points of a line that are marked
 KINDS = 6  # of lines that can be told apart by colour; after that by dashes as well
 
 NAMES = {
@@ -72,6 +73,11 @@ class Chart:
     gaps: str
 
     @property
+    def dense(self) -> bool:
+        """Whether a mark at every point would hide the lines."""
+        return max(len(line.points) for line in self.lines) > _MARKED
+
+    @property
     def told(self) -> str:
         """In words, for who does not see it."""
         first, last = (pick(point.epoch for line in self.lines for point in line.points) for pick in (min, max))
@@ -121,12 +127,12 @@ def chart(
     if not there:
         return None
     values = [value for name in there for _, value in finite[name]]
-    power = _power(values)
     epochs = [epoch for name in there for epoch, _ in finite[name]]
     low, high = min(values), max(values)
     marks = ticks(low, high)
     if key in PERCENT:
         marks = [mark for mark in marks if -1e-9 <= mark <= 100 + 1e-9] or marks
+    power = _power(marks)
     bottom, top = min(marks[0], low), max(marks[-1], high)
     first, last = min(epochs), max(epochs)
 
@@ -160,7 +166,7 @@ def _paths(values: Sequence[tuple[int, float]], place: Callable[[float, float], 
         if math.isfinite(value):
             stretch.append("{},{}".format(*place(epoch, value)))
         elif stretch:
-            found.append("M" + " L".join(stretch))
+            found.append("M" + " L".join(stretch) + ("h0" if len(stretch) == 1 else ""))  # a dot, by the round ends of lines
             stretch = []
     return tuple(found)
 
