@@ -47,11 +47,11 @@ def main(runs: Path) -> None:
             page.goto(url)
             return page
 
-        save(shown(several, 1280, "light"), "light", 0, 1480)
+        save(shown(several, 1280, "light"), "light", 0, 1500)
         dark = shown(one, 1280, "dark")
-        save(dark, "dark", dark.locator("#run-1-confusion").bounding_box()["y"] - 64, 1330)
+        save(dark, "dark", dark.locator("#run-1-confusion").bounding_box()["y"] - 44, 1230)
         phone = shown(several, 390, "light", 2)
-        save(phone, "phone", phone.locator("#run-3").bounding_box()["y"] + 10, 1400)
+        save(phone, "phone", phone.locator("#run-3-retrieval").bounding_box()["y"] - 24, 1500)
         browser.close()
 
 

@@ -21,6 +21,7 @@ from .mistakes import Guess, Listener
 from .retrieved import Embeddings, Retrieved, retrieved, words_of
 
 PICTURES = 4  # that attention is shown on
+UNSURE = 6
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,12 @@ def examine(subject: Subject, engine: Engine, *, batch_size: int | None = None, 
 
 
 def _classifier(subject: Subject, task: Classify, heard: Listener, split: Split, metrics: dict[str, Any]) -> Examined:
-    wrong, right = heard.chosen(True), heard.chosen(False)
+    wrong, kept = heard.chosen(True), heard.kept
     mistakes = heard.guesses(wrong, split, task.classes)
-    unsure = [] if mistakes else heard.guesses(heard.chosen(False, 6, surest=False), split, task.classes)
-    of_class: dict[Any, int] = {}  # one right picture a class, the surest
-    for place in heard.chosen(False, len(split)).tolist() if not task.multi_label else right.tolist():
-        of_class.setdefault(str(heard.kept["label"][place].tolist()), place)
+    unsure = [] if mistakes else heard.guesses(heard.chosen(False, UNSURE, surest=False), split, task.classes)
+    of_class: dict[str, int] = {}  # the surest right picture of each class
+    for place in heard.chosen(False, len(split)).tolist():
+        of_class.setdefault(str(kept["label"][place].tolist()), place)
     some = [*wrong.tolist()[: PICTURES // 2], *of_class.values()][:PICTURES]
     guesses = heard.guesses(wrong.new_tensor(some), split, task.classes)
     told = [each.true if each.true == each.predicted else f"{each.true} → {each.predicted}" for each in guesses]
@@ -102,7 +103,7 @@ def _classifier(subject: Subject, task: Classify, heard: Listener, split: Split,
     return Examined(
         metrics,
         confusion=confusion(metrics["confusion"], task.classes) if "confusion" in metrics else None,
-        wrong=int(heard.kept["wrong"].sum()),
+        wrong=int(kept["wrong"].sum()),
         mistakes=tuple(mistakes),
         unsure=tuple(unsure),
         looks=tuple(seen),

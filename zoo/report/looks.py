@@ -84,18 +84,18 @@ def looks(
     """
     transform = preprocess.transform(False)
     x = torch.stack([transform(split[row]["image"]) for row in rows]).to(next(network.parameters()).device)
+    maps: list[tuple[str, Tensor]] = []
     notes: list[str] = []
-    maps = spatial_maps(network, x)
-    if not maps:
-        notes.append(
-            "None of its gates tells places of the picture apart: they weigh channels, or their maps are one pixel, or there are none."
-        )
+    try:
+        maps = spatial_maps(network, x)
+        if not maps:
+            notes.append("None of its gates tells places of the picture apart: they weigh channels, or see one pixel, or there are none.")
+    except (ValueError, RuntimeError) as error:  # somebody else's network
+        notes.append(f"Its gates cannot be shown: {error}")
     if explained is not None:
         try:
             maps.append((explained[0], torch.from_numpy(explained[1](x))))
-        except ImportError as error:
-            notes.append(f"Grad-CAM is missing. {error}")
-        except ValueError as error:  # a network that makes no map
+        except (ImportError, ValueError, RuntimeError) as error:
             notes.append(f"Grad-CAM is missing: {error}")
     found = []
     for number, words in enumerate(told):
