@@ -105,7 +105,7 @@ class _Places:
     def __init__(self, out: Path | None, run: Path, beside: Path | None, total: int | None):
         self.file = out if out is not None and out.suffix.lower() in _KINDS and not out.is_dir() else None
         if self.file is not None and total != 1:
-            raise ValueError(f"--out {out}: a file holds one picture, and {total or 'several'} are to be explained: give a folder")
+            raise ValueError(f"--out {out}: a file holds one picture, and {total or 'several'} were given: give a folder")
         self.folder = out or run / "explain"
         self.suffix = "" if beside is None else f"-beside-{beside.resolve().name}"
         self.taken: set[Path] = set()

@@ -117,7 +117,7 @@ class Look:
         true: the class, where it is known.
         gates: in the order of the network.
         cam: [H, W] in 0..1, Grad-CAM; None: left out.
-        asked: what Grad-CAM was asked, in words.
+        asked: the class or the text that Grad-CAM was asked about; "" is the embedding as a whole.
         note: one more line, such as how near a text is.
     """
 
@@ -194,12 +194,12 @@ def look(
         order = chances.argsort(descending=True).tolist()
         said = tuple((task.classes[index], float(chances[index])) for index in order)
         heat = grad_cam(model, x, order[0])[0] if cam else None
-        known |= {"said": said, "cam": heat, "asked": f"what speaks for “{_short(said[0][0], 14)}”"}
+        known |= {"said": said, "cam": heat, "asked": said[0][0]}
     else:
         assert isinstance(task, Align)
         model = task.joint
         heat = grad_cam(model, x, towards=towards)[0] if cam else None
-        known |= {"cam": heat, "asked": "what the embedding rests on" if text is None else f"what is like “{_short(text, 14)}”"}
+        known |= {"cam": heat, "asked": text or ""}
         if towards is not None:
             with torch.no_grad():
                 cosine = float(model({"image": x})["image"][0].double().cpu() @ towards.double().cpu().flatten())
@@ -354,7 +354,7 @@ def _draw_head(part: Any, look: Look) -> None:
     large = _large(look.seen)
     shown = [("as the network sees it", large)]
     if look.cam is not None:
-        shown.append((f"Grad-CAM: {look.asked}", overlay(large, look.cam)))
+        shown.append(("Grad-CAM" + (f" for “{_short(look.asked, 12)}”" if look.asked else ""), overlay(large, look.cam)))
     axes = part.subplots(1, len(shown) + 1, width_ratios=[*[1.0] * len(shown), 1.25])
     for each, (words, picture) in zip(axes, shown, strict=False):
         each.imshow(picture)
@@ -373,15 +373,14 @@ def _draw_said(axes: Any, look: Look) -> None:
         axes.text(0.5, 0.5, _plain(_wrapped(look.note or "a joint embedding: it has no classes")), ha="center", va="center", fontsize=7.5)
         return
     right = look.true is not None and said[0][0] == look.true
-    verdict = "" if look.true is None else "right" if right else f"wrong: it is “{_short(look.true, 14)}”"
+    first = f"“{_short(said[0][0], 12)}” {said[0][1]:.0%}"
+    verdict = first if look.true is None else f"{first}, right" if right else f"wrong: it is “{_short(look.true, 12)}”"
     colour = _INK if look.true is None else _RIGHT if right else _WRONG
-    axes.set_title(
-        _plain(f"“{_short(said[0][0], 16)}” {said[0][1]:.0%}" + (f", {verdict}" if verdict else "")), fontsize=8, color=colour, pad=3
-    )
+    axes.set_title(_plain(verdict), fontsize=8, color=colour, pad=3)
     for place, (name, chance) in enumerate(said):
         mine = name == look.true
         axes.barh(place, chance, height=0.62, color=_RIGHT if mine else _PALE)
-        axes.text(-0.03, place, _plain(_short(name, 14)), ha="right", va="center", fontsize=7, fontweight="bold" if mine else "normal")
+        axes.text(-0.03, place, _plain(_short(name, 12)), ha="right", va="center", fontsize=7, fontweight="bold" if mine else "normal")
         axes.text(chance + 0.02, place, f"{chance:.0%}", ha="left", va="center", fontsize=6.5, color=_FAINT)
     axes.set_xlim(-0.45, 1.2)
     axes.set_ylim(4.6, -0.6)
