@@ -13,7 +13,7 @@ from .app import Debug, app, console
 
 @app.command("report")
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories that zoo train made, or exported folders.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Directories that zoo train made, or exported folders.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="By default report.html in the run; of several runs, here.")] = None,
     open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
     data: Annotated[str | None, typer.Option(help="Evaluate on other data; each run's own by default.")] = None,
