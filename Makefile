@@ -2,10 +2,11 @@
 # make test-faults: trainings that are killed, stopped and fed with NaN must end as if nothing had happened.
 # make test-distributed: trainings in two and four processes.
 # make results-efficiency: trains, prunes, quantizes and measures for docs/results/efficiency.md; SIGNS=signs.csv LITE0=weights.safetensors
+# make pictures: the screenshots of docs/report.md, of the demo's runs; needs chromium.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long test-faults test-distributed lint clean results-efficiency
+.PHONY: demo test test-long test-faults test-distributed lint clean results-efficiency pictures
 
 demo: .venv/demo
 	$(BIN)/zoo demo --overwrite
@@ -24,6 +25,11 @@ test-distributed: .venv/test
 
 results-efficiency: .venv/all
 	$(BIN)/python docs/results/efficiency.py $(if $(SIGNS),--signs $(SIGNS)) $(if $(LITE0),--weights $(LITE0))
+
+pictures: .venv/all
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
+	test -d runs/demo || $(BIN)/zoo demo
+	$(BIN)/python docs/pictures/report.py runs/demo
 
 lint: .venv/lint
 	$(BIN)/ruff check .

@@ -19,10 +19,12 @@ from .build import create_joint as create_joint
 from .build import create_task as create_task
 from .build import load_run as load_run
 from .build import open_data as open_data
+from .build import write_report as write_report
 from .compress import PruneReport as PruneReport
 from .compress import prune as prune
 from .deploy import load_exported as load_exported
 from .joint import JointEmbedding as JointEmbedding
+from .report import attention_maps as attention_maps
 from .train import TrainConfig as TrainConfig
 from .train import evaluate as evaluate
 from .train import fit as fit

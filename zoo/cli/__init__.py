@@ -10,11 +10,13 @@ from . import data as data
 from . import demo as demo
 from . import distill as distill
 from . import eval as eval
+from . import explain as explain
 from . import export as export
 from . import list as list
 from . import predict as predict
 from . import prune as prune
 from . import quantize as quantize
+from . import report as report
 from . import search as search
 from . import show as show
 from . import swap as swap

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import timm
 import typer
 
-from ..build import create_task, load_run, open_data
+from ..build import create_task, load_run, open_data, write_report
 from ..deploy import build_index, kept_index, model_digest
 from ..train import Align, TrainConfig, evaluate, fit
 from ..train.engine import Engine
@@ -79,6 +79,7 @@ def demo(
         results.append((query, [(split[row]["image"], shown["text"]) for _, row, _, shown in near]))
         console.print(f"{query!r} -> {', '.join(words for _, words in results[-1][1][:3])}", highlight=False, soft_wrap=True)
     picture = draw_results(results, out / "search.png")
+    report = write_report([*(out / f"digits-{attention}" for attention in DIGITS), out / "glyphs"], out / "report.html")
 
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
     console.print(
@@ -88,7 +89,8 @@ def demo(
         f"  zoo eval {out / 'digits-cbam'}\n"
         f'  zoo search {out / "glyphs"} "greek capital letter omega"\n'
         f"  zoo train effnet_eca_b0 --data YOUR_FOLDER --out runs/mine      a folder of class folders, or a .csv\n"
-        f"  zoo list 'effnet_*_b0'",
+        f"  zoo list 'effnet_*_b0'\n"
+        f"  {report}   the three runs as one page: open it in a browser",
         highlight=False,
         soft_wrap=True,
     )

@@ -35,6 +35,7 @@ def _ours(out: Path) -> set[str]:
         "card.json",
         "card.md",
         "index",
+        "report.html",
         *json.loads((out / "config.json").read_text())["runtime"].get("files", {}),
     }
 

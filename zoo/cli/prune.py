@@ -120,9 +120,8 @@ def prune_run(
             task.save(out, task.trainable_module, {**opened.settings, **about})
         metrics = _measured(task, rows, workers)
     after = {task.metric: metrics.get(task.metric), **costs(network, size, out / "model.safetensors")}
-    card = write_card(
-        out, before, after, made={"verb": "prune", "from": str(run), "data": data or opened.settings.get("data"), **about["pruned"]}
-    )
+    made = {"verb": "prune", "from": str(run), "data": data or opened.settings.get("data"), **about["pruned"], "epochs": epochs}
+    card = write_card(out, before, after, made=made)
     shutil.rmtree(out / "steps", ignore_errors=True)
     report = _together(reports, [path for path, _ in network.named_modules()])
     if as_json:

@@ -132,7 +132,7 @@ class Classify(Task):
         return self(image, label)["loss"]
 
     def outputs(self, batch: Batch, model: nn.Module) -> dict[str, torch.Tensor]:
-        return {"logits": model(batch["image"]), "label": batch["label"]}
+        return {"logits": model(batch["image"]), "label": batch["label"], "index": batch["index"]}
 
     def measure(self, outputs: Iterable[dict[str, torch.Tensor]], split: Split) -> dict[str, Any]:
         if self.multi_label:

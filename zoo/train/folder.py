@@ -74,7 +74,7 @@ def claim(out: Path, *, overwrite: bool) -> None:
     """Make the run directory ready; nothing goes that is not of a run, and nothing at all unless it was asked for."""
     if overwrite and is_run(out):
         checkpoint.remove(out / "checkpoints")
-        for file in (*_exported(out), *_FILES, *(path.name for path in out.glob("tokenizer.*.json"))):
+        for file in (*_exported(out), *_FILES, "report.html", *(path.name for path in out.glob("tokenizer.*.json"))):
             (out / file).unlink(missing_ok=True)
         for folder in (*out.glob("tower.*"), *(out / name for name in ("index", "logs", "best", "steps", ".writing-best", ".old-best"))):
             shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,7 @@ has the numbers of one process with all rows, none counts a row twice, and none 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -33,6 +33,7 @@ def evaluate(
     broken: str = "raise",
     tell: Callable[[Sequence[Broken], str], None] | None = None,
     before_batch: Callable[[], None] | None = None,
+    listen: Callable[[Mapping[str, torch.Tensor]], None] | None = None,
 ) -> dict[str, Any]:
     """Metrics of a task's model over a split, every row counted once.
 
@@ -48,6 +49,7 @@ def evaluate(
             rows that were is `eval_broken`. "replace" skips too.
         tell: who is told which; the console by default.
         before_batch: called before every batch; what it raises ends the evaluation.
+        listen: given what the model made of every batch, in order (`Task.outputs`), while it is being measured.
 
     Raises:
         BrokenPicture: a picture can not be read.
@@ -79,7 +81,11 @@ def evaluate(
             made = task.outputs(engine.to_device(batch), model) if batch else None
             if engine.world > 1:
                 made = {name: each.cpu() for name, each in made.items()} if made is not None and mine else None
-            yield from (engine.to_device(each) for each in engine.everybodys(made) if each is not None)
+            for each in engine.everybodys(made):
+                if each is not None:
+                    if listen is not None:
+                        listen(each)
+                    yield engine.to_device(each)
         found[:] = engine.every(found)
         if len({each.row for each in found}) == len(split):
             raise ValueError(f"none of the {len(split):,} eval rows can be read; the first: {found[0].path}: {found[0].why}")
