@@ -22,7 +22,7 @@ def report(
     device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = "auto",
     debug: Debug = False,
 ) -> None:
-    """What was trained, as a page to look at: curves, mistakes, retrieval, attention, size and speed.
+    """A page to look at: curves, mistakes, retrieval, attention, size, speed.
 
     One file with everything in it, to read offline, print or mail. Each run is evaluated once.
 
