@@ -10,9 +10,9 @@ pytestmark = [
 CLIENT = "effdet"
 
 
-def small(client, name, **options):
+def small(client, name, size=(128, 128), **options):
     config = client.get_efficientdet_config("efficientdet_d0")
-    config.update(backbone_name=name, image_size=[128, 128], num_classes=2, fpn_channels=16, fpn_cell_repeats=1, box_class_repeats=1)
+    config.update(backbone_name=name, image_size=list(size), num_classes=2, fpn_channels=16, fpn_cell_repeats=1, box_class_repeats=1)
     return client.EfficientDet(config, **options)
 
 
@@ -28,14 +28,17 @@ def test_it_comes_back(page, same):
     same(page["again"].eval()(page["pictures"]), page["model"].eval()(page["pictures"]))
 
 
-def test_anchors_lie_where_the_maps_do(client):
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(128, 128), (100, 76)])
+def test_anchors_lie_where_the_maps_do(client, size):
     """Levels 3 to 7: three of the network's, two that are pooled; as many anchors as there are predictions."""
-    model = small(client, "effnet_cbam_test", pretrained_backbone=False)
+    model = small(client, "effnet_cbam_test", size=size, pretrained_backbone=False).eval()
     assert model.backbone.feature_info.reduction() == [8, 16, 32]
-    scores, boxes = model(torch.randn(2, 3, 128, 128))
-    assert [each.shape[-1] for each in scores] == [16, 8, 4, 2, 1] == [each.shape[-1] for each in boxes]
+    scores, boxes = model(torch.randn(2, 3, *size))
+    cells = [tuple(-(-side // stride) for side in size) for stride in (8, 16, 32, 64, 128)]
+    assert [tuple(each.shape[-2:]) for each in scores] == cells == [tuple(each.shape[-2:]) for each in boxes]
     anchors = client.anchors.Anchors.from_config(model.config).boxes
-    assert len(anchors) == sum(each.shape[1] // 4 * each.shape[-1] ** 2 for each in boxes)
+    assert len(anchors) == sum(each.shape[1] // 4 * each.shape[2] * each.shape[3] for each in boxes)
 
 
 @torch.no_grad()

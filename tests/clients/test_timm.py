@@ -84,7 +84,7 @@ def test_layer_decay():
     assert of[id(model.conv_stem.weight)]["lr_scale"] < of[id(model.classifier.weight)]["lr_scale"] == 1
 
 
-@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")  # the stem's output may not
 def test_checkpoint_seq(same):
     """timm's way of computing a network in parts a second time, as train.py's --grad-checkpointing does."""
     model = timm.create_model("effnet_cbam_test", num_classes=3).eval()
@@ -122,6 +122,7 @@ def test_data_config_of_a_saved_network(folder):
         ({"global_pool": "", "num_classes": 0}, (2, 256, 2, 2)),
         ({"output_stride": 8, "global_pool": "", "num_classes": 0}, (2, 256, 8, 8)),
         ({"drop_path_rate": 0.2, "exportable": True}, (2, 10)),
+        ({"drop_rate": 0.1, "drop_path_rate": None, "global_pool": None, "bn_eps": None, "scriptable": False}, (2, 10)),  # train.py's
     ],
     ids=str,
 )
@@ -135,16 +136,59 @@ def test_arguments_beside_a_changed_network(gates, folder, kwargs, shape):
     model.set_grad_checkpointing()
 
 
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder as train.py reads it: split, class, pictures."""
+    for split in ("train", "validation"):
+        for label, grey in (("dark", 40), ("bright", 200)):
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            for index in range(8):
+                Image.new("RGB", (40, 40), (grey + index,) * 3).save(tmp_path / "data" / split / label / f"{index}.png")
+    return tmp_path / "data"
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # timm leaves its pictures to the garbage collector
+def test_what_train_calls(tmp_path, pictures, same):
+    """The parts of timm that its train.py is made of: data, loader, optimizer, task, average, checkpoint, and on from there."""
+    model = timm.create_model("effnet_cbam_test", num_classes=2, drop_path_rate=0.1)
+    config = timm.data.resolve_data_config({"img_size": 32}, model=model)
+    data = timm.data.create_dataset("", root=pictures, split="train")
+    loader = timm.data.create_loader(
+        *(data, config["input_size"], 8),
+        is_training=True,
+        no_aug=True,
+        mean=config["mean"],
+        std=config["std"],
+        num_workers=0,
+        use_prefetcher=False,
+        device=torch.device("cpu"),
+    )
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, layer_decay=0.9)
+    task = timm.task.ClassificationTask(model, torch.nn.CrossEntropyLoss(), verbose=False)
+    average = timm.utils.ModelEmaV3(model, decay=0.9)
+    saver = timm.utils.CheckpointSaver(model, optimizer, model_ema=average, checkpoint_dir=tmp_path, recovery_dir=tmp_path)
+    for x, y in loader:
+        optimizer.zero_grad()
+        task(x, y)["loss"].backward()
+        optimizer.step()
+        average.update(model)
+    saver.save_checkpoint(epoch=0, metric=50.0)
+
+    x = torch.randn(2, 3, 32, 32)
+    last = str(tmp_path / "last.pth.tar")
+    again, followed = (timm.create_model("effnet_cbam_test", num_classes=2).eval() for _ in range(2))
+    assert timm.models.resume_checkpoint(again, last, create_optimizer_v2(again, opt="adamw", lr=1e-3, layer_decay=0.9)) == 1
+    timm.models.load_checkpoint(followed, last, use_ema=True)
+    with torch.no_grad():
+        same(again(x), model.eval()(x))
+        same(followed(x), average.module.eval()(x))
+
+
 @pytest.mark.skipif("TIMM_TRAIN" not in os.environ, reason="timm's train.py is not in its wheel; TIMM_TRAIN=path/to/train.py runs it")
 @pytest.mark.parametrize("arguments", [["effnet_cbam_test"], ["effnet_cbam_test", "--model-kwargs", "attn_stages={3: 'eca'}"]], ids=len)
-def test_train(tmp_path, gates, arguments):
-    for split in ("train", "validation"):
-        for label, grey in (("dark", 40), ("bright", 220)):
-            (tmp_path / split / label).mkdir(parents=True)
-            for index in range(8):
-                Image.new("RGB", (40, 40), (grey + index,) * 3).save(tmp_path / split / label / f"{index}.png")
+def test_train(tmp_path, pictures, gates, arguments):
     python(
-        *(os.environ["TIMM_TRAIN"], "--device-modules", "zoo", "--model", *arguments, "--data-dir", str(tmp_path), "--num-classes", "2"),
+        *(os.environ["TIMM_TRAIN"], "--device-modules", "zoo", "--model", *arguments, "--data-dir", str(pictures), "--num-classes", "2"),
         *("--device", "cpu", "--img-size", "32", "--batch-size", "8", "--workers", "0", "--epochs", "2", "--warmup-epochs", "0"),
         *("--opt", "adamw", "--lr", "1e-3", "--layer-decay", "0.9", "--drop-path", "0.1", "--model-ema", "--no-prefetcher"),
         *("--output", str(tmp_path), "--experiment", "run"),
@@ -152,7 +196,6 @@ def test_train(tmp_path, gates, arguments):
     )
     with (tmp_path / "run" / "summary.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
-    saved = torch.load(tmp_path / "run" / "last.pth.tar", weights_only=False, map_location="cpu")  # it holds the arguments, a Namespace
     model = timm.create_model("effnet_cbam_test", num_classes=2, **({"attn_stages": {3: "eca"}} if arguments[1:] else {}))
-    model.load_state_dict(saved["state_dict"])
+    timm.models.load_checkpoint(model, str(tmp_path / "run" / "last.pth.tar"))
     assert gates(model) == ({"cbam": 4, "eca": 1} if arguments[1:] else {"cbam": 5})
