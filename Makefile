@@ -1,18 +1,19 @@
 # make demo: the whole story in a few minutes.   make test: what CI runs.   make lint: style and types.   make test-long: the slow tests.
 # make test-faults: trainings that are killed, stopped and fed with NaN must end as if nothing had happened.
 # make test-distributed: trainings in two and four processes.
+# make test-clients: the scripts of docs/clients in other people's software; TIMM_TRAIN=train.py runs timm's own as well.
 # make results-efficiency: trains, prunes, quantizes and measures for docs/results/efficiency.md; SIGNS=signs.csv LITE0=weights.safetensors
 # make pictures: the screenshots of docs/report.md, of the demo's runs; needs chromium.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long test-faults test-distributed lint clean results-efficiency pictures
+.PHONY: demo test test-long test-faults test-distributed test-clients lint clean results-efficiency pictures
 
 demo: .venv/demo
 	$(BIN)/zoo demo --overwrite
 
 test: .venv/test
-	$(BIN)/python -m pytest -m "not long and not distributed and not faults"
+	$(BIN)/python -m pytest -m "not long and not distributed and not faults and not clients"
 
 test-long: .venv/test
 	$(BIN)/python -m pytest -m long
@@ -22,6 +23,9 @@ test-faults: .venv/test
 
 test-distributed: .venv/test
 	$(BIN)/python -m pytest -m distributed
+
+test-clients: .venv/test .venv/clients
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients tests/clients
 
 results-efficiency: .venv/all
 	$(BIN)/python docs/results/efficiency.py $(if $(SIGNS),--signs $(SIGNS)) $(if $(LITE0),--weights $(LITE0))
