@@ -15,6 +15,7 @@ from . import predict as predict
 from . import prune as prune
 from . import quantize as quantize
 from . import search as search
+from . import serve as serve
 from . import show as show
 from . import swap as swap
 from . import train as train
