@@ -23,6 +23,7 @@ from .compress import PruneReport as PruneReport
 from .compress import prune as prune
 from .deploy import load_exported as load_exported
 from .joint import JointEmbedding as JointEmbedding
+from .report import attention_maps as attention_maps
 from .train import TrainConfig as TrainConfig
 from .train import evaluate as evaluate
 from .train import fit as fit

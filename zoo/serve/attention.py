@@ -1,8 +1,10 @@
-"""Where a classifier looks, as pictures: Grad-CAM of a class, and the last gate of each stage that weighs places.
+"""Where a classifier looks, as pictures: Grad-CAM of a class, if the extra `explain` is installed, and the last gate of each stage that
+weighs places.
 
 They are laid over the picture as the network sees it, cut as it cuts, at a size for people.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +25,7 @@ class Look:
     """One map.
 
     Args:
-        name: "what speaks for it", or the gate's.
+        name: "Grad-CAM", or the gate's.
         stage: of the network, from 0; None: none.
         picture: the map over the picture.
     """
@@ -50,7 +52,9 @@ def look(task: Classify, engine: Engine, pixels: Tensor, picture: Image.Image, t
         return []
     seen = as_seen_by(task.of_pictures(), picture)
     x = engine.to_device({"image": pixels[None]})["image"]
-    found = [Look("Grad-CAM", None, overlay(seen, grad_cam(network, x, target)[0]))]
+    found = []
+    with suppress(ImportError, ValueError):  # its package is an extra of its own; and it needs a network that makes maps
+        found.append(Look("Grad-CAM", None, overlay(seen, grad_cam(network, x, target)[0])))
     last: dict[int, Look] = {}
     with torch.no_grad():
         maps = attention_maps(network, x)

@@ -124,9 +124,8 @@ class Guard:
         if scope["path"] in _PAGES and any("text/html" in each for each in _headers(scope, b"accept")):
             return HTMLResponse(self._login, 401, {"WWW-Authenticate": "Bearer"})
         expected = "the header Authorization: Bearer TOKEN, with the token that zoo serve printed"
-        return respond(
-            Problem(401, "no_token", "The token is missing or wrong.", expected=expected, headers={"WWW-Authenticate": "Bearer"})
-        )
+        headers = {"WWW-Authenticate": "Bearer"}
+        return respond(Problem(401, "no_token", "The token is missing or wrong.", expected=expected, headers=headers))
 
     def _knows(self, scope: Scope) -> bool:
         assert self._token is not None
