@@ -3,7 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const KINDS = ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp"];
-const TINY = 128; // pixels below which a picture is shown as squares, not blurred
+const TINY = 32; // pixels below which a picture is shown as squares, not blurred
 let about, asking, shownUrl;
 
 if (location.search) history.replaceState(null, "", location.pathname); // the token has become a cookie: it need not stay in sight
@@ -101,7 +101,7 @@ function choice(name, url) {
 }
 
 async function classify(asked, signal) {
-  const said = await ask(`/v1/predict?k=${Math.min(10, about.classes.length)}&attention=true`, { method: "POST", signal, ...body(asked) });
+  const said = await ask(`/v1/predict?k=${Math.min(5, about.classes.length)}&attention=true`, { method: "POST", signal, ...body(asked) });
   $("classes").replaceChildren(...said.classes.map((each) => bar(each.name, each.probability, `${(100 * each.probability).toFixed(1)} %`)));
   const best = said.classes[0];
   const maps = said.attention.map((each) => choice(each.stage === null ? `${each.name}: ${best.name}` : `Stage ${each.stage}: ${each.name}`, each.picture));
