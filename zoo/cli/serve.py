@@ -109,8 +109,7 @@ def serve(
     limits = Limits(batch_size, max_wait / 1000, queue, timeout, round(max_upload * 1e6), round(max_pixels * 1e6))
     from ..serve.app import create_app
     from ..serve.guard import LOOPBACK
-    from ..serve.server import address, bind, is_loopback
-    from ..serve.server import serve as serve_app
+    from ..serve.server import address, bind, is_loopback, server
 
     near = is_loopback(host)
     secret = _token(token, near, host)
@@ -118,5 +117,6 @@ def serve(
         served = open_served(run, Engine(device), data=data, split=split, rebuild=rebuild, workers=workers)
         application = create_app(served, limits, token=secret, hosts={*LOOPBACK, host.lower()} if near else None)
         at = f"{address(bound)}/{f'?token={secret}' if secret else ''}"
-        serve_app(application, bound, limits, lambda: console.print(f"{run} at {at}  (Ctrl-C ends it)", highlight=False, soft_wrap=True))
+        told = functools.partial(console.print, f"{run} at {at}  (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+        server(application, limits, told).run(sockets=[bound])
     console.print("stopped", highlight=False)

@@ -4,6 +4,7 @@ import ipaddress
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -65,6 +66,9 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():  # signals come to that one alone
+            yield
+            return
         before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -73,8 +77,9 @@ class _Server(uvicorn.Server):
                 signal.signal(each, handler)
 
 
-def serve(app: Guard, bound: socket.socket, limits: Limits, started: Callable[[], None] = lambda: None) -> None:
-    """Answer until SIGINT or SIGTERM; then take nobody in, answer those who are inside, and return. A second SIGINT does not wait.
+def server(app: Guard, limits: Limits, started: Callable[[], None] = lambda: None) -> uvicorn.Server:
+    """`server(app, limits).run([bound])` answers until SIGINT or SIGTERM, in a thread until its `should_exit` is set; then it takes nobody
+    in, answers those who are inside, and returns. A second SIGINT does not wait.
 
     Args:
         started: is called when requests are answered.
@@ -91,4 +96,4 @@ def serve(app: Guard, bound: socket.socket, limits: Limits, started: Callable[[]
         timeout_graceful_shutdown=max(1, round(2 * limits.timeout)),
         backlog=128,
     )
-    _Server(config, app, started).run(sockets=[bound])
+    return _Server(config, app, started)
