@@ -67,7 +67,7 @@ def _searcher(
     return Searcher(task, engine, name, indices, rows, opened_data().classes)
 
 
-def _token(given: str | None, loopback: bool, host: str) -> str | None:
+def _token(given: str | None, *, loopback: bool) -> str | None:
     """The token that requests must know: the one given, or, where others reach the server, a new one."""
     if given is None:
         return None if loopback else secrets.token_urlsafe(24)
@@ -112,7 +112,7 @@ def serve(
     from ..serve.server import address, bind, is_loopback, server
 
     near = is_loopback(host)
-    secret = _token(token, near, host)
+    secret = _token(token, loopback=near)
     with bind(host, port) as bound:  # before a network is loaded: a port that is taken is known at once
         served = open_served(run, Engine(device), data=data, split=split, rebuild=rebuild, workers=workers)
         application = create_app(served, limits, token=secret, hosts={*LOOPBACK, host.lower()} if near else None)

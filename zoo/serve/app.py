@@ -168,6 +168,12 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
     return respond(Problem(422, "wrong_value", message, got=first.get("input"), expected=expected or None))
 
 
+async def _answer_defect(request: Request, error: Exception) -> Response:
+    if isinstance(error, MemoryError):
+        return respond(Problem(503, "no_memory", "There is not enough memory for this request now.", headers={"Retry-After": "5"}))
+    return respond(Problem(500, "defect", f"This should not have happened: {type(error).__name__}."))
+
+
 def create_app(
     served: Served,
     limits: Limits | None = None,
@@ -386,6 +392,7 @@ def create_app(
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, answer_http)
+    app.add_exception_handler(Exception, _answer_defect)
     guard = Guard(app, metrics=metrics, paths=labels, hosts=hosts, token=token, login=page["login.html"])
     return guard
 

@@ -87,15 +87,15 @@ async def _part(request: Request, content: bytes) -> bytes:
     except (MultiPartException, UnicodeError, LookupError, ValueError) as error:
         told = getattr(error, "message", "") or "it cannot be read"
         raise Problem(400, "broken_form", f"The form is broken: {told.rstrip('.')}.", expected=expected) from error
-    file = form.get("image")
-    if not isinstance(file, UploadFile):
-        names = [str(name) for name in form]
-        got = ("a field called image, not a file" if "image" in names else ", ".join(names)) if names else "an empty form"
-        raise Problem(422, "no_picture", "The form has no file called image.", got=got, expected=expected, nearest=like("image", names))
     try:
-        return await file.read()
+        file = form.get("image")
+        if isinstance(file, UploadFile):
+            return await file.read()
     finally:
         await form.close()
+    names = [str(name) for name in form]
+    got = ("a field called image, not a file" if "image" in names else ", ".join(names)) if names else "an empty form"
+    raise Problem(422, "no_picture", "The form has no file called image.", got=got, expected=expected, nearest=like("image", names))
 
 
 def _no_constant(name: str) -> None:

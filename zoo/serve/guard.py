@@ -41,12 +41,6 @@ def respond(problem: Problem) -> JSONResponse:
     return JSONResponse(problem.refusal.model_dump(), problem.status, problem.headers)
 
 
-def _defect(error: Exception) -> Problem:
-    if isinstance(error, MemoryError):
-        return Problem(503, "no_memory", "There is not enough memory for this request now.", headers={"Retry-After": "5"})
-    return Problem(500, "defect", f"This should not have happened: {type(error).__name__}.")
-
-
 def _name(host: str) -> str:
     """The name or number in a Host header: without the port, and an IPv6 number without its brackets."""
     try:
@@ -84,11 +78,12 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.monotonic(), 0
+        began, status, whole = time.monotonic(), 0, False
         cookie = self._cookie_for(scope)
 
         async def send_guarded(message: Message) -> None:
-            nonlocal status
+            nonlocal status, whole
+            whole = message["type"] == "http.response.body" and not message.get("more_body", False)
             if message["type"] == "http.response.start":
                 status = message["status"]
                 there = {key.lower() for key, _ in message["headers"]}
@@ -99,11 +94,10 @@ class Guard:
         try:
             refused = self._refused(scope, known=bool(cookie))
             await (refused or self._app)(scope, receive, send_guarded)
-        except Exception as error:  # a defect: it is written down here, and told in the shape of all refusals
-            _LOG.exception("%s %s", scope["method"], scope["path"])
-            if status:
+        except Exception:  # a defect: the client has been told, and here it is written down
+            if not whole:
                 raise
-            await respond(_defect(error))(scope, receive, send_guarded)
+            _LOG.exception("%s %s", scope["method"], scope["path"])
         finally:
             self._metrics.answered(self._label(scope["path"]), status, time.monotonic() - began)
 

@@ -61,6 +61,8 @@ class Classifier:
         self.classes = tuple(task.classes)
         self._transform = task.of_pictures().transform(training=False)
         self._alone = threading.Lock()  # maps are read off the network while it runs: nobody else runs it then
+        blank = Image.new("RGB", (32, 32))
+        self.look(self.prepare("image", blank), blank, 0)  # what is imported at first use would make the first who asks wait
 
     def prepare(self, modality: str, value: Any) -> Row:
         return {modality: self._transform(value)}
