@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,23 +36,26 @@ def serving(run, *arguments):
 
 
 def test_asked_to_stop_it_answers_who_is_inside(joint):
-    with (
-        serving(joint, "--max-wait", "1500", "--batch-size", "100") as (process, url, token),
-        httpx.Client(base_url=url, timeout=30) as client,
-    ):
+    rest = threading.Event()
+
+    def slowly():
+        yield b'{"text": '
+        assert rest.wait(20)
+        yield b'"dark"}'
+
+    with serving(joint) as (process, url, token), httpx.Client(base_url=url, timeout=30) as client, ThreadPoolExecutor(4) as pool:
         assert token is None and client.get("/health/ready").status_code == 200
-        with ThreadPoolExecutor(4) as pool:  # they wait for others, for a second and a half
-            inside = [pool.submit(client.post, "/v1/search", json={"text": "dark"}) for _ in range(4)]
-            until = time.monotonic() + 10
-            while "zoo_requests_inside 4" not in client.get("/metrics").text and time.monotonic() < until:
-                time.sleep(0.02)
-            process.send_signal(signal.SIGTERM)
-            answers = [each.result() for each in inside]
-        assert [each.status_code for each in answers] == [200] * 4
+        as_json = {"Content-Type": "application/json"}
+        inside = [pool.submit(client.post, "/v1/search", content=slowly(), headers=as_json) for _ in range(4)]
         until = time.monotonic() + 10
+        while "zoo_requests_inside 4" not in client.get("/metrics").text and time.monotonic() < until:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
         with pytest.raises(httpx.HTTPError):  # nobody else is taken in
             while time.monotonic() < until:
                 client.get("/health")
+        rest.set()
+        assert [each.result().status_code for each in inside] == [200] * 4
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0 and out.endswith("stopped\n") and "Traceback" not in err
 

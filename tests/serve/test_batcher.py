@@ -59,6 +59,16 @@ def test_one_alone_does_not_wait_for_ever(compute):
     batcher.close()
 
 
+def test_where_nobody_else_is_coming_nobody_waits(compute):
+    coming = [1]
+    batcher = Batcher(compute, size=3, wait=30, queue=100, coming=lambda: coming[0])
+    assert batcher.submit(1).result(10) == 2
+    coming[0] = 2
+    futures = [batcher.submit(number) for number in range(2)]
+    assert [each.result(10) for each in futures] == [0, 2] and compute == [[1], [0, 1]]
+    batcher.close()
+
+
 def test_a_failure_is_of_the_one_that_failed():
     def compute(items):
         if 3 in items:

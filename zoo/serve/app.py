@@ -192,7 +192,9 @@ def create_app(
     limits = limits or Limits()
     door = Door(limits)
     metrics = Metrics(lambda: door.inside)
-    batcher: Batcher[Any, Tensor] = Batcher(served.compute, size=limits.batch, wait=limits.wait, queue=limits.queue, told=metrics.batch)
+    batcher: Batcher[Any, Tensor] = Batcher(
+        served.compute, size=limits.batch, wait=limits.wait, queue=limits.queue, told=metrics.batch, coming=lambda: door.inside
+    )
     decoders = ThreadPoolExecutor(_DECODERS, "decode")
     readers = ThreadPoolExecutor(1, "rows")  # datasets need not be safe to read from several threads
     searches = ThreadPoolExecutor(1, "search")  # and the maps of attention

@@ -1,9 +1,11 @@
 """Requests that come at the same time, computed together, in a thread of their own.
 
-The first that comes waits a little for others; those that come while a batch is computed make up the next one. What is computed is the same
-as one at a time, up to the order in which a matrix product adds. It knows no event loop, so that any of them, and any thread, can ask it.
+The first that comes waits a little for others that are on their way; those that come while a batch is computed make up the next one. What
+is computed is the same as one at a time, up to the order in which a matrix product adds. It knows no event loop, so that any of them, and
+any thread, can ask it.
 """
 
+import sys
 import threading
 import time
 from collections import deque
@@ -28,6 +30,7 @@ class Batcher(Generic[Item, Answer]):
         wait: seconds that the oldest item waits for others.
         queue: items that wait, at most.
         told: is given the size of each batch.
+        coming: how many there are at most to wait for, with those that wait already: who is alone need not wait.
     """
 
     def __init__(
@@ -38,8 +41,10 @@ class Batcher(Generic[Item, Answer]):
         wait: float,
         queue: int,
         told: Callable[[int], None] = lambda size: None,
+        coming: Callable[[], int] = lambda: sys.maxsize,
     ):
-        self._compute, self._size, self._wait, self._queue, self._told = compute, size, wait, queue, told
+        self._compute, self._size, self._wait, self._queue = compute, size, wait, queue
+        self._told, self._coming = told, coming
         self._waiting: deque[tuple[Item, Future[Answer], float]] = deque()
         self._there = threading.Condition()
         self._closed = False
@@ -95,7 +100,7 @@ class Batcher(Generic[Item, Answer]):
             if not self._waiting:
                 return None
             until = self._waiting[0][2] + self._wait
-            while len(self._waiting) < self._size and not self._closed and (left := until - time.monotonic()) > 0:
+            while len(self._waiting) < min(self._size, self._coming()) and not self._closed and (left := until - time.monotonic()) > 0:
                 self._there.wait(left)
             batch: list[tuple[Item, Future[Answer]]] = []
             while self._waiting and len(batch) < self._size:
