@@ -4,6 +4,7 @@ import functools
 import secrets
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -116,7 +117,7 @@ def serve(
     with bind(host, port) as bound:  # before a network is loaded: a port that is taken is known at once
         served = open_served(run, Engine(device), data=data, split=split, rebuild=rebuild, workers=workers)
         application = create_app(served, limits, token=secret, hosts={*LOOPBACK, host.lower()} if near else None)
-        at = f"{address(bound)}/{f'?token={secret}' if secret else ''}"
+        at = f"{address(bound)}/" + (f"?token={quote(secret, safe='')}" if secret else "")
         told = functools.partial(console.print, f"{run} at {at}  (Ctrl-C ends it)", highlight=False, soft_wrap=True)
         server(application, limits, told).run(sockets=[bound])
     console.print("stopped", highlight=False)

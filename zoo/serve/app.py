@@ -248,7 +248,7 @@ def create_app(
             k: Annotated[int, Query(ge=1, le=limits.k, description="Classes, the likeliest first.")] = 5,
             attention: Annotated[bool, Query(description="Also where the network looks.")] = False,
         ) -> Prediction:
-            """What a picture shows. Send its bytes, or a form with a file called `image`."""
+            """What a picture shows. Send its bytes, or a form with a file called image."""
 
             async def work(asked: tuple[str, bytes | str]) -> Prediction:
                 row, picture = await run_in(decoders, prepared, asked[1])
@@ -266,7 +266,7 @@ def create_app(
 
         @app.post("/v1/embed", openapi_extra=_body(served.reads, limits), responses=_refusals(403, *_ANSWERED))
         async def embed(request: Request) -> Embedding:
-            """A picture or a text as a point of the joint space. Send the picture's bytes, a form with a file called `image`, or JSON."""
+            """A picture or a text as a point of the joint space. Send the picture's bytes, a form with a file called image, or JSON."""
 
             async def work(asked: tuple[str, bytes | str]) -> Embedding:
                 return Embedding(modality=asked[0], embedding=(await embedded(asked)).tolist())
@@ -279,7 +279,7 @@ def create_app(
             to: Annotated[str, Query(description="What to find.", json_schema_extra={"enum": list(served.finds)})] = default,
             k: Annotated[int, Query(ge=1, le=limits.k, description="How many.")] = 12,
         ) -> Results:
-            """The rows nearest to a picture or a text. Send the picture's bytes, a form with a file called `image`, or JSON."""
+            """The rows nearest to a picture or a text. Send the picture's bytes, a form with a file called image, or JSON."""
             if to not in served.finds:
                 expected = " or ".join(served.finds)
                 problem = "to: there is no such thing to find."

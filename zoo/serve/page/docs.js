@@ -53,9 +53,11 @@ function article(path, method, operation) {
   const part = make("article"), title = make("h2");
   title.append(make("span", "method", method.toUpperCase()), make("code", "", path));
   part.append(title, make("p", "", operation.description || operation.summary));
-  if (operation.parameters) part.append(list("Parameters", operation.parameters.map((each) => [each.name, [each.description, bounds(each.schema)].filter(Boolean).join(" ")])));
+  if (operation.parameters) part.append(list("Parameters", operation.parameters.map((each) => [each.name, [each.description, bounds(each.schema) && `(${bounds(each.schema)})`].filter(Boolean).join(" ")])));
   const content = (operation.requestBody || {}).content || {};
-  if (Object.keys(content).length) part.append(list("Body", Object.keys(content).map((kind) => [kind, { "application/json": '{"text": "..."}', "multipart/form-data": "a file called image" }[kind] || "the bytes of a picture"])));
+  const kinds = Object.keys(content), pictures = kinds.filter((kind) => kind.startsWith("image/") || kind.endsWith("octet-stream"));
+  const bodies = [[pictures.join(", "), "the bytes of a picture"], ["multipart/form-data", "a file called image"], ["application/json", '{"text": "..."}']];
+  if (kinds.length) part.append(list("Body", bodies.filter(([kind]) => kind && kind.split(", ").every((each) => kinds.includes(each)))));
   const code = make("pre");
   code.append(make("code", "", curl(method, path, content)));
   part.append(make("h3", "", "By hand"), code);
