@@ -9,6 +9,7 @@ from . import data as data
 from . import demo as demo
 from . import distill as distill
 from . import eval as eval
+from . import explain as explain
 from . import export as export
 from . import list as list
 from . import predict as predict

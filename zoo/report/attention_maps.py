@@ -246,11 +246,12 @@ class _Follow(TorchDispatchMode):
         return _of(source, torch.where(taken, m, n), torch.where(taken, a, b) if adds else None)
 
 
-def _squeezed(operand: Tensor) -> Tensor:
-    """Without what it only repeats."""
+def _squeezed(operand: Tensor, moved: bool) -> Tensor:
+    """Without what it only repeats; what was moved about may repeat in memory too."""
     for dim, stride in enumerate(operand.stride()):
-        if stride == 0:
-            operand = operand.narrow(dim, 0, 1)
+        one = operand.narrow(dim, 0, 1)
+        if dim and (stride == 0 or (moved and torch.equal(one.expand_as(operand), operand))):
+            operand = one
     return operand
 
 
@@ -270,16 +271,24 @@ def _traced(gate: nn.Module, x: Tensor) -> tuple[tuple[Step, ...], Tensor | None
     with follow:
         y = gate.forward(x)
     trail = follow.trail(y)
-    if trail is None or trail.source.shape != x.shape:
+    if trail is None or trail.source.shape != x.shape or not x.numel():
         return None
-    steps = [(function, _squeezed(operand)) for function, operand in trail.steps]
-    order = trail.source[0, :, 0, 0]
-    if torch.equal(order, torch.arange(len(order), device=order.device)):
-        return tuple(steps), None
-    if not torch.equal(order.sort().values, torch.arange(len(order), device=order.device)):
+    order, in_place = trail.source[0, :, 0, 0], torch.arange(x.shape[1], device=x.device)
+    moved = not torch.equal(order, in_place)
+    steps = tuple((function, _squeezed(operand, moved)) for function, operand in trail.steps)
+    if not moved:
+        return steps, None
+    if not torch.equal(order.sort().values, in_place):
         return None
     back = order.argsort()  # to the order of the input
     return tuple((function, operand[:, back] if operand.shape[1] > 1 else operand) for function, operand in steps), order
+
+
+def _near(found: Tensor, y: Tensor) -> bool:
+    """Apart from rounding the same: what was followed wrongly is not nearly right."""
+    near = torch.finfo(y.dtype).eps ** 0.5
+    scale = float(y.abs().nan_to_num(0, 0, 0).amax()) if y.numel() else 0.0
+    return torch.allclose(found, y, rtol=near, atol=near * scale, equal_nan=True)
 
 
 def _read(gate: nn.Module, name: str, path: str, x: Tensor, y: Tensor, traced: Any, keep: bool) -> AttentionMap:
@@ -296,8 +305,7 @@ def _read(gate: nn.Module, name: str, path: str, x: Tensor, y: Tensor, traced: A
         found = AttentionMap(
             multiplier=multiplier.to(y.dtype) if not parts else multiplier, parts=parts, added=added, order=order, steps=steps, **about
         )
-        near = torch.finfo(y.dtype).eps ** 0.5
-        if torch.allclose(found.apply(x), y, rtol=near, atol=near * float(y.abs().amax()), equal_nan=True):
+        if _near(found.apply(x), y):
             return found
     quotient = y / x
     multiplier = torch.where(quotient.isfinite(), quotient, 1)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones.slots import evaluating
@@ -149,10 +150,14 @@ def grad_cam(model: nn.Module, x: Tensor, target: int | None = None, *, towards:
         asked = x.detach().clone().requires_grad_(True)
         targets = _targets(model, x, target, towards)
         cam = GradCAM(model, [layer], _as_map(model, x))
+        # as small as the map is: enlarged here, smoothly
+        cam.get_target_width_height = lambda _: cam.activations_and_grads.activations[0].shape[:1:-1]
         try:
-            return np.asarray(cam(asked, targets), dtype=np.float32)
+            small = torch.from_numpy(np.asarray(cam(asked, targets), dtype=np.float32))
         finally:
             cam.activations_and_grads.release()
+    whole = F.interpolate(small[:, None], x.shape[2:], mode="bicubic")[:, 0].clamp(min=0)
+    return (whole / whole.amax((1, 2), keepdim=True).clamp(min=1e-12)).numpy()
 
 
 def _targets(model: nn.Module, x: Tensor, target: int | None, towards: Tensor | None) -> list[Callable[[Tensor], Tensor]]:

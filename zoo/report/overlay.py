@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-COLOURS = "turbo"  # matplotlib's name of the colour scale: dark blue is 0, red is 1
-_SHARE = 0.55  # of the colour
+COLOURS = "inferno"  # matplotlib's name of the colour scale: 0 is dark, 1 is light, for every eye
+_SHARE = 0.6  # of the colour
 
 
 def overlay(picture: Image.Image, heat: np.ndarray) -> Image.Image:
