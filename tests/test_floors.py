@@ -23,6 +23,7 @@ FLOOR = {
     "zoo.deploy": 4,
     "zoo.compress": 4.5,  # quantizing writes what runtimes read
     "zoo.report": 4.5,  # it measures speed, and reads what others have made
+    "zoo.serve": 4.7,  # shows what deploy finds and what report draws; is given a run that was opened
     "zoo.build": 5,
     "zoo.cli": 6,
     "zoo.__main__": 7,

@@ -18,6 +18,7 @@ from . import prune as prune
 from . import quantize as quantize
 from . import report as report
 from . import search as search
+from . import serve as serve
 from . import show as show
 from . import swap as swap
 from . import train as train

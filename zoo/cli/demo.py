@@ -8,12 +8,12 @@ import timm
 import typer
 
 from ..build import create_task, load_run, open_data, write_report
-from ..deploy import build_index, kept_index, model_digest
+from ..deploy import build_index, kept_index, model_digest, nearest_items
 from ..train import Align, TrainConfig, evaluate, fit
 from ..train.engine import Engine
 from ..train.randomness import seed_everything
 from .app import Debug, console, print_table, verb
-from .search import draw_results, embed_query, nearest_items
+from .search import draw_results, embed_query
 
 DIGITS = {"cbam": "effnet_cbam_b0", "se": "effnet_se_b0"}
 GLYPHS = {"image": "effnet_cbam_b0", "text": "transformer"}

@@ -20,7 +20,7 @@ from ..progress import progress
 from ..report import Look, draw, look, rendered
 from ..train import Align, Classify
 from ..train.engine import Engine
-from .app import Debug, Json, app, console, print_table
+from .app import Debug, Json, console, print_table, verb
 from .eval import text_embedder
 
 _KINDS = (".png", ".pdf", ".svg", ".jpg", ".webp")
@@ -138,7 +138,7 @@ def _said(each: Look) -> str:
     return f"{each.said[0][0]} ({each.said[0][1]:.0%}" + (")" if each.true is None else f"; it is {each.true})")
 
 
-@app.command("explain")
+@verb("explain")
 def explain(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     images: Annotated[list[str], typer.Argument(help="Picture files, folders of them, or rows of the run's own data, as eval:3.")],

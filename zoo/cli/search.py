@@ -13,7 +13,7 @@ from registry import nearest
 
 from ..build import load_run
 from ..datasets import Data, Split, read_picture
-from ..deploy import Index, build_index, kept_index, model_digest
+from ..deploy import build_index, kept_index, model_digest, nearest_items
 from ..train import Align
 from ..train.engine import Engine
 from .app import Debug, Json, console, print_table, verb
@@ -29,22 +29,6 @@ def embed_query(task: Align, engine: Engine, **row: Any) -> torch.Tensor:
     batch = task.collate([{**task.prepare(False)(row), "id": 0, "index": 0}])
     (embedding,) = task.embed(engine.to_device(batch)).values()
     return embedding.float().cpu()
-
-
-def nearest_items(
-    indices: dict[str, Index], modality: str, query: torch.Tensor, k: int, *, exact: bool = False
-) -> list[tuple[str, int, float, dict[str, Any]]]:
-    """(split, row, cosine, what can be shown) of the k nearest different things of a modality in several splits, best first."""
-    found = []
-    for split, index in indices.items():
-        if modality in index.embeddings:
-            scores, rows = index.search(modality, query, k, exact=exact)
-            found += [(split, row, score, index.shown[row]) for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True)]
-    different: dict[Any, tuple[str, int, float, dict[str, Any]]] = {}
-    for split, row, score, shown in sorted(found, key=lambda each: -each[2]):
-        value = shown.get("path" if modality == "image" else modality)
-        different.setdefault((split, row) if value is None else json.dumps(value), (split, row, score, shown))
-    return list(different.values())[:k]
 
 
 def draw_results(results: list[tuple[str, list[tuple[Any, str]]]], path: Path) -> Path:
@@ -76,7 +60,8 @@ def _wrapped(words: str, width: int) -> list[str]:
     return textwrap.wrap(words, width)[:3] or [""]
 
 
-def _known(option: str, name: str, names: Sequence[str], what: str) -> str:
+def known(option: str, name: str, names: Sequence[str], what: str) -> str:
+    """`name`, if it is one of the names; otherwise an error that says which option, what it got, and the nearest right name."""
     if name not in names:
         raise ValueError(f"{option} {name}: expected {what} ({', '.join(names)}); {nearest(name, list(names))}")
     return name
@@ -135,7 +120,7 @@ def search(
         raise ValueError("search: give a text or --image FILE, one of the two")
     if k < 1:
         raise ValueError(f"-k: expected at least 1, got {k}")
-    _known("--split", split, SPLITS, "which rows")
+    known("--split", split, SPLITS, "which rows")
     model = model_digest(run)
     opened = load_run(run)
     task = opened.task
@@ -143,8 +128,8 @@ def search(
         raise ValueError(f"{run} is a classifier; search needs a joint embedding: zoo train image=effnet_cbam_b0 text=transformer ...")
     if query is not None and from_ == "text" and "text" not in task.columns:
         raise ValueError(f"{run} embeds {', '.join(task.columns)}, not text; give --image FILE or --from MODALITY")
-    asks = _known("--from", from_ if image is None else "image", task.columns, "a modality of the run")
-    to = _known("--to", to or ("image" if "image" in task.columns else task.columns[0]), task.columns, "a modality of the run")
+    asks = known("--from", from_ if image is None else "image", task.columns, "a modality of the run")
+    to = known("--to", to or ("image" if "image" in task.columns else task.columns[0]), task.columns, "a modality of the run")
     what = query if query is not None else str(image)
     engine = Engine(device)
     asked = embed_query(task, engine, **{asks: _asked(task, asks, what)})

@@ -49,7 +49,7 @@ def read_picture(path: str | PathLike[str]) -> Image.Image:
         OSError: the file could not be read for a reason that lies elsewhere; it names the file.
     """
     with _opened(path) as opened:
-        return _to_rgb(ImageOps.exif_transpose(opened))
+        return as_seen(opened)
 
 
 def decode_picture(content: bytes, name: str) -> Image.Image:
@@ -63,7 +63,7 @@ def decode_picture(content: bytes, name: str) -> Image.Image:
         BrokenPicture: as `read_picture`.
     """
     with _opened(name, content) as opened:
-        return _to_rgb(ImageOps.exif_transpose(opened))
+        return as_seen(opened)
 
 
 def check_picture(path: str | PathLike[str]) -> None:
@@ -95,7 +95,9 @@ def _opened(path: str | PathLike[str], content: bytes | None = None) -> Iterator
         raise BrokenPicture(name, _why(name, content, error)) from error
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def as_seen(opened: Image.Image) -> Image.Image:
+    """Pillow's picture, decoded if it was not, in mode RGB: what a person sees. Raises whatever the decoder raises."""
+    picture = ImageOps.exif_transpose(opened)
     if picture.mode.startswith("I;16"):
         grey = np.asarray(picture).astype(np.uint32)
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")

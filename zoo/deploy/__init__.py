@@ -20,6 +20,7 @@ from .index import Index as Index
 from .index import build_index as build_index
 from .index import kept_index as kept_index
 from .index import model_digest as model_digest
+from .index import nearest_items as nearest_items
 from .loss_memory import LossCost as LossCost
 from .loss_memory import LossMeasured as LossMeasured
 from .loss_memory import bench_loss as bench_loss

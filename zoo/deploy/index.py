@@ -202,6 +202,22 @@ class Index:
         return ""
 
 
+def nearest_items(
+    indices: dict[str, Index], modality: str, query: torch.Tensor, k: int, *, exact: bool = False
+) -> list[tuple[str, int, float, dict[str, Any]]]:
+    """(split, row, cosine, what can be shown) of the k nearest different things of a modality in several splits, best first."""
+    found = []
+    for split, index in indices.items():
+        if modality in index.embeddings:
+            scores, rows = index.search(modality, query, k, exact=exact)
+            found += [(split, row, score, index.shown[row]) for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True)]
+    different: dict[Any, tuple[str, int, float, dict[str, Any]]] = {}
+    for split, row, score, shown in sorted(found, key=lambda each: -each[2]):
+        value = shown.get("path" if modality == "image" else modality)
+        different.setdefault((split, row) if value is None else json.dumps(value), (split, row, score, shown))
+    return list(different.values())[:k]
+
+
 def _stamp(path: str) -> list[int] | None:
     """Size and time of a file; None where there is none."""
     with suppress(OSError, ValueError):
