@@ -49,12 +49,11 @@ def test_several_pictures_and_rows_of_the_data(zoo, classifier, disk, tmp_path):
     one, other = disk.folder / "dark" / "0.png", tmp_path / "0.png"
     other.write_bytes(one.read_bytes())
     out = tmp_path / "drawn"
-    said = zoo("explain", classifier, one, other, "eval:3", "train:0", "--out", out)
-    names = ["0.png", "0-2.png", "eval-3.png", "train-0.png"]
-    assert said.code == 0 and sorted(path.name for path in out.iterdir()) == sorted(names)
-    assert all(f"drawn in {out / name}" in said.out for name in names)
-    (row,) = lines(zoo("explain", classifier, "eval:3", "--out", out, "--json"))
-    assert row["file"] == "eval-3" and row["runs"][0]["true"] == "bright"
+    found = lines(zoo("explain", classifier, one, other, "eval:3", "--out", out, "--json"))
+    assert [each["file"] for each in found] == [str(one), str(other), "eval-3"]
+    assert [each["picture"] for each in found] == [str(out / name) for name in ("0.png", "0-2.png", "eval-3.png")]
+    assert sorted(path.name for path in out.iterdir()) == ["0-2.png", "0.png", "eval-3.png"]
+    assert [each["runs"][0]["true"] for each in found] == ["dark", None, "bright"]
 
 
 @explains

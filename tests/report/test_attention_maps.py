@@ -1,7 +1,9 @@
 """zoo.attention_maps: what it gives out is what the forward pass applied, for every gate, in every kind of network; nothing is touched."""
 
 import copy
+import re
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import timm
@@ -438,3 +440,15 @@ def test_a_product_in_einsum():
     with torch.no_grad():
         expected = gate.fc(x.mean((2, 3), keepdim=True)).sigmoid().expand(x.shape)
     assert torch.allclose(found.multiplier.expand(x.shape), expected, atol=1e-5)
+
+
+def test_the_page_is_true(capsys):
+    """What docs/explain.md shows runs, and says what it says."""
+    page = (Path(__file__).parents[2] / "docs" / "explain.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(compile(block, "docs/explain.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == [
+        "cbam 4",
+        "torch.Size([2, 192, 5, 5])",
+        "torch.Size([2, 192, 1, 1]) torch.Size([2, 1, 5, 5])",
+    ]

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from PIL import Image
 
-from ..build import Run, load_run
+from ..build import load_run
 from ..deploy.sources import open_sources
 from ..files import write_whole
 from ..progress import console as progress_console
@@ -41,25 +41,27 @@ class _Asked:
     """A run, ready to be asked."""
 
     def __init__(self, path: Path, text: str | None, device: str):
-        self.run: Run = load_run(path)
+        self.run = load_run(path)
         if self.run.runtime is not None:
             came = self.run.runtime.get("run", "the run it came from")
             raise ValueError(f"{path} is an exported network ({self.run.runtime['name']}), and nobody can look into that: explain {came}")
-        self.task: Any = self.run.task
+        self.task = self.run.task
+        self.text: str | None = None
         self.engine = Engine(device)
         self.engine.place(self.task)
         self.task.eval()
         self.task.of_pictures()  # or there is nothing to look at
+        self.towards = None
         self.reads_text = isinstance(self.task, Align) and "text" in self.task.columns
-        self.text = text if self.reads_text else None
-        self.towards = None if self.text is None else text_embedder(self.task, self.engine)([self.text])[0]
+        if text is not None and isinstance(self.task, Align) and self.reads_text:
+            self.text, self.towards = text, text_embedder(self.task, self.engine)([text])[0]
 
     def look(self, picture: _Picture, cam: bool) -> Look:
         assert picture.picture is not None
         true = picture.true if isinstance(self.task, Classify) and picture.true in self.task.classes else None
         network = self.task.name if isinstance(self.task, Classify) else str(self.run.settings["towers"]["image"])
-        about = {"name": self.run.path.name, "network": network, "true": true}
-        return look(self.task, picture.picture, cam=cam, text=self.text, towards=self.towards, device=self.engine.device, **about)
+        asked: dict[str, Any] = {"cam": cam, "text": self.text, "towards": self.towards, "device": self.engine.device}
+        return look(self.task, picture.picture, name=self.run.path.resolve().name, network=network, true=true, **asked)
 
 
 def _rows(asked: _Asked, split: str, number: int) -> _Picture:

@@ -316,11 +316,12 @@ def _read(gate: nn.Module, name: str, path: str, x: Tensor, y: Tensor, traced: A
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """In eval mode, without gradients, not compiled; afterwards modes and random numbers are what they were."""
+def untouched(model: nn.Module) -> Iterator[None]:
+    """In eval mode and not compiled; afterwards modes and random numbers are what they were."""
     compiled = any(getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod") for module in model.modules())
     eager: Any = torch.compiler.set_stance("force_eager") if compiled and "torch._dynamo" in sys.modules else nullcontext()
-    with torch.random.fork_rng(), eager, torch.no_grad(), evaluating(model):
+    cards = sorted({each.device.index for each in model.parameters() if each.device.type == "cuda"})
+    with torch.random.fork_rng(cards), eager, evaluating(model):
         yield
 
 
@@ -358,7 +359,7 @@ def attention_maps(model: nn.Module, x: Tensor | Mapping[str, Tensor], *, inputs
         handles.extend((gate.register_forward_pre_hook(entering), gate.register_forward_hook(leaving)))
 
     try:
-        with _undisturbed(model):
+        with untouched(model), torch.no_grad():
             slots = attention_slots(model)
             for path, name, gate in slots:
                 watch(path, name, gate)

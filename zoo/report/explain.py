@@ -305,6 +305,7 @@ def draw(looks: Sequence[Look], title: str) -> Any:
         title: of the figure, such as the file.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     keys = _rows(looks)
     columns = [_Columns(each, keys) for each in looks]
@@ -315,9 +316,9 @@ def draw(looks: Sequence[Look], title: str) -> Any:
     head, row, foot = 2.1, 1.3, 0.3  # inches
     widths = [each.inches + 0.85 for each in columns]
     heights = [0.3, head + row * len(keys), *([foot] if keys else [])]
-    figure = Figure(figsize=(sum(widths), sum(heights)), layout="constrained", dpi=150)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)  # type: ignore[union-attr]
-    top, middle, *bottom = figure.subfigures(len(heights), 1, height_ratios=heights)
+    tight = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
+    figure = Figure(figsize=(sum(widths), sum(heights)), layout=tight, dpi=150)
+    top, middle, *bottom = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     top.text(0.5, 0.4, _plain(_short(title, 80)), fontsize=11, fontweight="bold", color=_INK, ha="center", va="center")
     blocks = middle.subfigures(1, len(looks), squeeze=False, width_ratios=widths, wspace=0.02)[0]
     for block, each, its in zip(blocks, looks, columns, strict=True):

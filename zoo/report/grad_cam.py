@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones.slots import evaluating
 from ..joint import JointEmbedding
+from .attention_maps import untouched
 
 
 class _Embeds(nn.Module):
@@ -33,7 +33,7 @@ class _Embeds(nn.Module):
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """In eval mode, no parameter asking for a gradient, no tower frozen; afterwards all is as it was, gradients included."""
+    """No parameter asks for a gradient, no tower is frozen; afterwards all is as it was, gradients included."""
     held = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     joints = [(module, module.frozen) for module in model.modules() if isinstance(module, JointEmbedding)]
     try:
@@ -41,7 +41,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(False)
         for joint, _ in joints:
             joint.frozen = frozenset()  # a frozen tower is run without gradients, and here those of its maps are wanted
-        with torch.random.fork_rng(), evaluating(model), torch.enable_grad():
+        with untouched(model), torch.enable_grad():
             yield
     finally:
         for joint, frozen in joints:
