@@ -35,15 +35,17 @@ def test_the_python_blocks_run_in_order(tmp_path):
         "assert out['image'].shape == out['text'].shape == (2, 256)",
         "assert 0 <= metrics['top1'] <= 100 and again.num_classes == 10",
         "assert {type(gate) for _, _, gate in zoo.attention_slots(model)} == {Half}",
+        "assert all(each.gate == 'eca' for each in maps.values()) and len(maps) == len(zoo.attention_slots(again))",
     ]
     script.write_text("\n".join([*code, *checks]))
     done = subprocess.run([sys.executable, "-W", "error", str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "effnet_cbam_b0" in done.stdout  # list_models, printed by the first block
+    assert "gates take over" in done.stdout  # what swap_attention did, printed by the first block
 
 
 def test_every_verb_and_option_exists():
-    shell = "\n".join(content for language, content in _blocks(README) if language != "python")
+    pages = README + (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    shell = "\n".join(content for language, content in _blocks(pages) if language != "python")
     commands = typer.main.get_command(app).commands
     named = set(re.findall(r"^zoo (\w+)", shell, flags=re.MULTILINE))
     assert named == set(commands)
