@@ -13,7 +13,7 @@ from flow import Flow, Node
 from torch import nn
 
 ROW, PADDING, GAP, BETWEEN, RADIUS, TRACK = 19, 5, 24, 18, 12, 9  # of a box's lines; of ranks and lanes; of a circle; of lines side by side
-WIDE, NARROW = 6.5, 6.5  # of a character: of a sentence, of code; a little more than they are
+WIDE, NARROW = 7.1, 6.5  # of a character: of a sentence, of code; a little more than they are
 
 SECOND = {"−": "subtracted", "÷": "divisor"}  # what the second value of a circle is, where it matters
 
@@ -287,7 +287,8 @@ def picture(flow: Flow, title: str) -> str:
         drawn += _draw(box)
     height, width = bottom - GAP + 2, right - BETWEEN
     return (
-        f'<svg class="flow" viewBox="-2 0 {width + 4:.0f} {height:.0f}" style="max-width: {width + 4:.0f}px" role="img">'
+        f'<svg class="flow" viewBox="-2 0 {width + 4:.0f} {height:.0f}" role="img"'
+        f' style="max-width: {width + 4:.0f}px; min-width: {0.8 * width:.0f}px">'
         f"<title>{escape(title)}</title>{''.join(drawn)}</svg>"
     )
 
