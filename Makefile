@@ -1,11 +1,12 @@
 # make demo: the whole story in a few minutes.   make test: what CI runs.   make lint: style and types.   make test-long: the slow tests.
+# make docs: the documentation site, in build/site.
 # make test-faults: trainings that are killed, stopped and fed with NaN must end as if nothing had happened.
 # make test-distributed: trainings in two and four processes.
 # make results-efficiency: trains, prunes, quantizes and measures for docs/results/efficiency.md; SIGNS=signs.csv LITE0=weights.safetensors
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long test-faults test-distributed lint clean results-efficiency
+.PHONY: demo test test-long test-faults test-distributed lint docs clean results-efficiency
 
 demo: .venv/demo
 	$(BIN)/zoo demo --overwrite
@@ -24,6 +25,10 @@ test-distributed: .venv/test
 
 results-efficiency: .venv/all
 	$(BIN)/python docs/results/efficiency.py $(if $(SIGNS),--signs $(SIGNS)) $(if $(LITE0),--weights $(LITE0))
+
+# build/site/index.html opens without a server; --strict: a warning, a dead link, a page outside the nav are errors
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: .venv/lint
 	$(BIN)/ruff check .

@@ -82,7 +82,9 @@ def call_layer(layer: nn.Module, x: Tensor) -> Tensor:
         return layer(x.movedim(1, -1)).movedim(-1, 1)
     if isinstance(layer, nn.Conv1d):  # the channels of one pixel after those of the other
         line = x.flatten(2).transpose(1, 2)
-        return layer(line.flatten(1).unsqueeze(1)).view(line.shape[0], line.shape[1], -1).transpose(1, 2).reshape(x.shape[0], -1, *x.shape[2:])
+        return (
+            layer(line.flatten(1).unsqueeze(1)).view(line.shape[0], line.shape[1], -1).transpose(1, 2).reshape(x.shape[0], -1, *x.shape[2:])
+        )
     if x.dim() == 5:
         return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
     return layer(x)

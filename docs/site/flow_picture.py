@@ -56,7 +56,7 @@ class Box:
 
 
 def _follows(step: Node) -> bool:
-    """Whether it is drawn in the box of the one layer before it: norms and activations behind their convolution, a shift behind its scale."""
+    """Whether it is drawn in the box of the layer before it: norms and activations behind a convolution, a shift behind a scale."""
     before = step.inputs[0] if len(step.inputs) == 1 else None
     if before is None or before.kind != "layer" or len(before.consumers) != 1 or step.kind != "layer":
         return False
@@ -137,9 +137,9 @@ def _draw(box: Box) -> list[str]:
         ]
     kind = "learned" if any(step.kind == "layer" and _has_parameters(step) for step in box.steps) else "plain"
     left, right = box.x - box.width / 2, box.x + box.width / 2
-    drawn = [
-        f'<rect x="{left:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" rx="{11 if kind == "plain" else 4}" class="{kind}"/>'
-    ]
+    corner = 11 if kind == "plain" else 4
+    place = f'x="{left:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" rx="{corner}"'
+    drawn = [f'<rect {place} class="{kind}"/>']
     for number, (text, name) in enumerate(box.rows):
         base = box.y + PADDING + ROW * number + 13.5
         if text and not name:
@@ -312,5 +312,9 @@ def _path(points: list[tuple[float, float]]) -> str:
     """The line, and an arrowhead in its last direction."""
     way = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
     (x, y), (came, _) = points[-1], points[-2]
-    head = f"M{x + 6:.1f} {y - 4:.1f}L{x:.1f} {y:.1f}L{x + 6:.1f} {y + 4:.1f}z" if came > x else f"M{x - 4:.1f} {y - 6:.1f}L{x:.1f} {y:.1f}L{x + 4:.1f} {y - 6:.1f}z"
+    head = (
+        f"M{x + 6:.1f} {y - 4:.1f}L{x:.1f} {y:.1f}L{x + 6:.1f} {y + 4:.1f}z"
+        if came > x
+        else f"M{x - 4:.1f} {y - 6:.1f}L{x:.1f} {y:.1f}L{x + 4:.1f} {y - 6:.1f}z"
+    )
     return f'<path d="M{way}" class="line"/><path d="{head}" class="head"/>'

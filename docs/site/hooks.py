@@ -1,7 +1,8 @@
-"""What mkdocs does with the pages beyond Markdown: data-flow pictures, a gate's numbers, the arguments of a class, the picture of the house.
+"""What becomes of the pages beyond Markdown: data-flow pictures, a gate's numbers, the arguments of a class, the picture of the house.
 
-A page of a shelf is written by hand and finished here. `<!-- table of gates -->` and `<!-- picture of the house -->` stand where a page
-wants one, `<!-- picture of cbam -->` for a gate's. A line of the nav that ends in / is every page of that folder, the index first; without pages the line goes.
+A page of a shelf is written by hand and finished here. Where a page wants one of them stands `<!-- table of gates -->` (or of towers,
+heads, losses), `<!-- picture of the house -->`, or `<!-- picture of cbam -->`, a gate's. A line of the nav that ends in / is every page of
+that folder, the index first; without pages the line goes.
 """
 
 import html

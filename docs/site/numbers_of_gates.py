@@ -68,7 +68,9 @@ def section(gate: str) -> str:
         notes.append(f"Timed on {_cost(gate, 1)['note']}.")
     if _in_another_form(gate):
         notes.append("Timed as it is without arguments, which is not the form that the networks have by default.")
-    notes.append(f"{known_of['cpu']}, {known_of['rounds']} rounds, torch {known_of['versions']['torch']}, timm {known_of['versions']['timm']}.")
+    notes.append(
+        f"{known_of['cpu']}, {known_of['rounds']} rounds, torch {known_of['versions']['torch']}, timm {known_of['versions']['timm']}."
+    )
     return "\n".join([*lines, "", " ".join(notes), "", _accuracy(gate)])
 
 
@@ -85,7 +87,10 @@ def _seeds(values: list[float]) -> str:
 
 def table() -> str:
     """Markdown: every gate in a line."""
-    lines = ["| gate | weighs | parameters | M MACs | forward | with backward | digits, top-1 | use it |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| gate | weighs | parameters | M MACs | forward | with backward | digits, top-1 | use it |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for gate in sorted(ATTENTION):
         known = size(gate)
         note = "\\*" if gate != "none" and (_cost(gate, 1)["note"] or _in_another_form(gate)) else ""

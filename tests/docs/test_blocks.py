@@ -2,8 +2,11 @@
 
 A ```python block runs, after those before it on its page, in one session in an empty folder. So do the `zoo` lines of a ```console block,
 with a small network, small data and one epoch in place of what they say (SMALLER). Other blocks are not run; every line in them that calls
-`zoo` must be one that the command line understands. What a page takes for granted stands above the block as `<!-- before` ... `-->`, Python
-that a reader does not see; a block that cannot be run carries `<!-- not run: the reason -->`.
+`zoo` must be one that the command line understands.
+
+What a page takes for granted, or a check of what came out, stands beside the block as `<!-- hidden` ... `-->`, Python that a reader does
+not see. A block that cannot be run carries `<!-- not run: the reason -->`; a page whose blocks take long, `<!-- long: the reason -->`, and
+`make test-long` runs it.
 """
 
 import re
@@ -31,11 +34,15 @@ SMALLER = [
     (r"--data glyphs\b(?!:)", "--data glyphs:characters=12"),
     (r"(--epochs|--finetune-epochs|--qat-epochs|--steps) \d+", r"\1 1"),
 ]
-ALSO = {"train": {"--epochs": "1", "--img-size": "32", "--batch-size": "8"}, "prune": {"--steps": "1", "--finetune-epochs": "1"}, "bench": {"--rounds": "1", "--runtime": "onnx"}}
+ALSO = {
+    "train": {"--epochs": "1", "--img-size": "32", "--batch-size": "8"},
+    "prune": {"--steps": "1", "--finetune-epochs": "1"},
+    "bench": {"--rounds": "1", "--runtime": "onnx"},
+}
 
 
 def photos(folder: str) -> None:
-    """Sixteen cats, bright, and sixteen dogs, dark: FOLDER/cat/1.png, FOLDER/dog/2.png, ... For pages, in their `before`."""
+    """Sixteen cats, bright, and sixteen dogs, dark: FOLDER/cat/1.png, FOLDER/dog/2.png, ... For pages, in what is hidden."""
     for number in range(1, 33):
         kind = "cat" if number % 2 else "dog"
         file = Path(folder, kind, f"{number}.png")
@@ -45,7 +52,7 @@ def photos(folder: str) -> None:
 
 
 def table(file: str, columns: str, lines: list[str]) -> None:
-    """A .csv of these lines; for pages, in their `before`."""
+    """A .csv of these lines; for pages, in what is hidden."""
     Path(file).write_text("\n".join([columns, *lines]) + "\n")
 
 
@@ -56,7 +63,7 @@ def few_digits() -> Data:
 
 
 class Block(NamedTuple):
-    """`kind` is the language after the fence, or "before"."""
+    """`kind` is the language after the fence, or "hidden"."""
 
     kind: str
     text: str
@@ -67,11 +74,11 @@ class Block(NamedTuple):
 def blocks(text: str) -> list[Block]:
     found = []
     fence = r"^(?:<!-- not run: (?P<reason>.*?) -->\n)?^```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)^```$"
-    hidden = r"^<!-- before\n(?P<before>.*?)^-->$"
+    hidden = r"^<!-- hidden\n(?P<hidden>.*?)^-->$"
     for match in re.finditer(f"{hidden}|{fence}", text, flags=re.MULTILINE | re.DOTALL):
-        line = text.count("\n", 0, match.start("before" if match["before"] is not None else "text")) + 1
-        if match["before"] is not None:
-            found.append(Block("before", match["before"], line, ""))
+        line = text.count("\n", 0, match.start("hidden" if match["hidden"] is not None else "text")) + 1
+        if match["hidden"] is not None:
+            found.append(Block("hidden", match["hidden"], line, ""))
         else:
             found.append(Block(match["kind"], match["text"], line, match["reason"] or ""))
     return found
@@ -128,7 +135,13 @@ def name(page: Path) -> str:
     return page.relative_to(ROOT / "docs").with_suffix("").as_posix()
 
 
-@pytest.mark.parametrize("page", RUN, ids=name)
+def told(page: Path):
+    """The page as a test's argument: marked as long where it says so itself."""
+    long = "<!-- long: " in page.read_text(encoding="utf-8")
+    return pytest.param(page, id=name(page), marks=[pytest.mark.long] if long else [])
+
+
+@pytest.mark.parametrize("page", map(told, RUN))
 def test_the_blocks_run_in_order(page, tmp_path, monkeypatch, forget_names, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(DATASETS._things, "digits", few_digits)
@@ -136,7 +149,7 @@ def test_the_blocks_run_in_order(page, tmp_path, monkeypatch, forget_names, caps
     for block in blocks(page.read_text(encoding="utf-8")):
         if block.reason:
             continue
-        if block.kind in ("python", "before"):
+        if block.kind in ("python", "hidden"):
             exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), session)
         elif block.kind == "console":
             for command in commands(block.text):
@@ -163,14 +176,18 @@ def test_what_is_not_run_says_why():
 
 
 def test_the_parser_sees():
-    page = "<!-- before\nx = 1\n-->\n```python\ny = x\n```\n\n<!-- not run: it needs eight GPUs -->\n```console\n$ zoo train a \\\n  --data b  # c\n```\n"
+    page = "<!-- hidden\nx = 1\n-->\n```python\ny = x\n```\n\n"
+    page += "<!-- not run: it needs eight GPUs -->\n```console\n$ zoo train a \\\n  --data b  # c\n```\n"
     assert [(block.kind, block.line, block.reason) for block in blocks(page)] == [
-        ("before", 2, ""),
+        ("hidden", 2, ""),
         ("python", 5, ""),
         ("console", 10, "it needs eight GPUs"),
     ]
     assert commands(blocks(page)[2].text) == ["zoo train a --data b"]
-    assert commands("torchrun --nproc_per_node 8 -m zoo train a    eight of them\nzoo list        every name") == ["zoo train a", "zoo list"]
+    assert commands("torchrun --nproc_per_node 8 -m zoo train a    eight of them\nzoo list        every name") == [
+        "zoo train a",
+        "zoo list",
+    ]
     assert smaller("zoo train effnet_cbam_b0 --data digits --epochs 5")[1:5] == ["effnet_cbam_test", "--data", "digits", "--epochs"]
 
 

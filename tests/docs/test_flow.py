@@ -4,6 +4,8 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def load(name: str):
-    """A file of docs/site, which is no package; as the site's hook finds them, by their plain names."""
+    """A file of docs/site, which is no package: by its plain name, as the site's hook finds it."""
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "site" / f"{name}.py")
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
@@ -35,29 +37,75 @@ def flows(name: str) -> list[tuple[str, str]]:
 PICTURES = [(name, arguments, lines) for name in sorted(ATTENTION) for arguments, lines in flows(name)]
 
 
-def drawn(name: str, arguments: str, lines: str):
+class Drawn(NamedTuple):
+    """A gate's lines, run; the gate; and its own output of the same x."""
+
+    flow: flow.Flow
+    gate: torch.nn.Module
+    y: torch.Tensor
+
+
+def drawn(name: str, arguments: str, lines: str) -> Drawn:
     gate = ATTENTION[name](flow.CHANNELS, **eval(f"dict({arguments})")).double()
     x = flow.sample(gate).double()
     with torch.no_grad():
-        return flow.Flow(lines, gate, x), gate, x
+        return Drawn(flow.Flow(lines, gate, x), gate, gate(x))
 
 
-@pytest.mark.parametrize("name, arguments, lines", PICTURES, ids=[f"{name}-{arguments}" for name, arguments, _ in PICTURES])
-def test_the_lines_compute_the_gate(name, arguments, lines):
-    found, gate, x = drawn(name, arguments, lines)
-    with torch.no_grad():
-        y = gate(x)
-    torch.testing.assert_close(found.y.value, y, rtol=1e-6, atol=1e-6)
-    if name != "none":
-        assert not torch.allclose(y, x, rtol=0.01, atol=0.01), "the gate did nothing: nothing tested"
+@pytest.fixture(scope="module", params=PICTURES, ids=lambda each: f"{each[0]}-{each[1]}" if each[1] else each[0])
+def gate(request) -> Drawn:
+    return drawn(*request.param)
 
 
-@pytest.mark.parametrize("name, arguments, lines", PICTURES, ids=[f"{name}-{arguments}" for name, arguments, _ in PICTURES])
-def test_every_parameter_is_in_the_picture(name, arguments, lines):
-    found, gate, _ = drawn(name, arguments, lines)
-    shown = {path.partition("[")[0] for each in found.paths for path in each.split(", ")}
-    missing = {key for key, _ in gate.named_parameters() if not any(key == path or key.startswith(f"{path}.") for path in shown)}
+def agree(found: Drawn) -> None:
+    torch.testing.assert_close(found.flow.y.value, found.y, rtol=1e-6, atol=1e-6)
+
+
+def test_the_lines_compute_the_gate(gate):
+    agree(gate)
+    x = gate.flow.nodes[0].value
+    assert isinstance(gate.gate, torch.nn.Identity) or not torch.allclose(gate.y, x, rtol=0.01, atol=0.01), "the gate did nothing"
+
+
+def test_every_parameter_is_in_the_picture(gate):
+    shown = {path.partition("[")[0] for each in gate.flow.paths for path in each.split(", ")}
+    missing = {key for key, _ in gate.gate.named_parameters() if not any(key == path or key.startswith(f"{path}.") for path in shown)}
     assert missing == set()
+
+
+def test_the_picture_is_complete(gate):
+    """Every step and name is in the drawing, in a tree that an XML parser reads; no box lies on another, and all lines lead down."""
+    picture = load("flow_picture")
+    svg = ElementTree.fromstring(picture.picture(gate.flow, "what it shows"))
+    boxes = picture.boxes(gate.flow)
+    assert len(svg.findall("rect")) == sum(not box.round for box in boxes)
+    assert len({(box.lane, box.rank) for box in boxes}) == len(boxes)
+    assert sorted(id(step) for box in boxes[:-1] for step in box.steps) == sorted(map(id, gate.flow.nodes))
+    assert all(before.rank < box.rank for box in boxes for before in box.before)
+    written = "".join(svg.itertext())
+    assert all(path in written for path in gate.flow.paths)
+
+
+@pytest.mark.parametrize(
+    "name, right, wrong",
+    [
+        ("cbam", "max_hw(x)", "mean_hw(x)"),
+        ("cbam", "spatial.bn(spatial.conv(max_and_mean_c(x1)))", "spatial.conv(max_and_mean_c(x1))"),
+        ("eca", "sigmoid(conv(mean_hw(x)))", "sigmoid(mean_hw(x))"),
+        ("gct", "n = gamma * e", "n = e"),
+    ],
+)
+def test_a_wrong_picture_is_found(name, right, wrong):
+    ((arguments, lines),) = flows(name)
+    assert right in lines
+    with pytest.raises(AssertionError, match="Tensor-likes are not close"):
+        agree(drawn(name, arguments, lines.replace(right, wrong)))
+
+
+@pytest.mark.parametrize("lines", ["y = nothing(x)", "y = x * conv9(x)", "z = x", "x", "y = max_hw"])
+def test_nonsense_is_refused(lines):
+    with pytest.raises(ValueError):
+        drawn("se", "", lines)
 
 
 def test_every_gate_has_a_picture():
