@@ -51,6 +51,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if folder in SHELVES and name in SHELVES[folder]:
         markdown = finished(markdown, folder, name)
         page.meta.setdefault("hide", ["toc"])
+    if folder in SHELVES and name == "index":
+        page.meta.setdefault("hide", ["toc"])
     return re.sub(r"<!-- (table|picture) of (.*?) -->", lambda wanted: _generated(wanted[1], wanted[2]), markdown)
 
 
@@ -83,7 +85,8 @@ def finished(markdown: str, folder: str, name: str) -> str:
         markdown = FLOW.sub(lambda block: _picture(name, block[1], block[2]), markdown)
         markdown += "\n" + numbers_of_gates.section(name)
     entry = SHELVES[folder][name]
-    return f"{markdown}\n## From Python\n\n::: {entry.__module__}.{entry.__qualname__}\n    options:\n      show_root_heading: false\n"
+    options = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
+    return f"{markdown}\n## From Python\n\n::: {entry.__module__}.{entry.__qualname__}\n{options}"
 
 
 def _picture(name: str, arguments: str, lines: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-WIDTH, HEIGHT, GAP, ROOF, STAIRS = 720, 50, 6, 76, 84
+WIDTH, HEIGHT, GAP, ROOF, STAIRS = 740, 50, 6, 76, 104
 
 SAYS = {  # what a room does, in a few words; a room without any has its name alone
     "registry": "names → things; standard library only",

@@ -95,7 +95,8 @@ def table() -> str:
         known = size(gate)
         note = "\\*" if gate != "none" and (_cost(gate, 1)["note"] or _in_another_form(gate)) else ""
         times = ["", ""] if gate == "none" else [f"{_cost(gate, 1)['ours'][what]:.1f}{note}" for what in ("forward", "train")]
-        use = known["use"].partition("; ")[2].rstrip(".") or known["use"].rstrip(".")
+        page = (RESULTS.parent / "attention" / f"{gate}.md").read_text(encoding="utf-8")
+        use = page.partition("**Use it** ")[2].partition("\n")[0].rstrip(".")
         cells = [f"[{gate}]({gate}.md)", known["attends"], f"{known['parameters']:,}", f"{known['macs'] / 1e6:,.1f}", *times]
         lines.append("| " + " | ".join([*cells, f"{statistics.median(learned(gate)):.1f}", use]) + " |")
     return "\n".join(lines)
