@@ -1,13 +1,15 @@
 # make demo: the whole story in a few minutes.   make test: what CI runs.   make lint: style and types.   make test-long: the slow tests.
+# make docs: the documentation site, in build/site.
 # make test-faults: trainings that are killed, stopped and fed with NaN must end as if nothing had happened.
 # make test-distributed: trainings in two and four processes.
 # make test-clients: the scripts of docs/clients in other people's software; TIMM_TRAIN=train.py runs timm's own as well.
 # make results-efficiency: trains, prunes, quantizes and measures for docs/results/efficiency.md; SIGNS=signs.csv LITE0=weights.safetensors
+# make browser: Chromium, for the tests that open a page, where apt may install it.
 # make pictures: the screenshots of docs/report.md, of the demo's runs; needs chromium.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long test-faults test-distributed test-clients lint clean results-efficiency pictures
+.PHONY: demo test test-long test-faults test-distributed test-clients lint docs clean results-efficiency pictures browser
 
 demo: .venv/demo
 	$(BIN)/zoo demo --overwrite
@@ -30,10 +32,18 @@ test-clients: .venv/test .venv/clients
 results-efficiency: .venv/all
 	$(BIN)/python docs/results/efficiency.py $(if $(SIGNS),--signs $(SIGNS)) $(if $(LITE0),--weights $(LITE0))
 
-pictures: .venv/all
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
+pictures: .venv/test browser
 	test -d runs/demo || $(BIN)/zoo demo
 	$(BIN)/python docs/pictures/report.py runs/demo
+
+# build/site/index.html opens without a server; --strict: a warning, a dead link, a page outside the nav are errors
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Debian's Chromium, for the tests that open a page; where it cannot be had they are skipped and say so
+browser:
+	command -v chromium || { apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium; } > /dev/null 2>&1 \
+		|| echo "there is no chromium: the tests in a browser are skipped"
 
 lint: .venv/lint
 	$(BIN)/ruff check .

@@ -17,22 +17,17 @@ def seed():
 
 
 @pytest.fixture
-def try_attention():
-    """register(name, cls): an attention for the length of one test; afterwards neither our registry nor timm's knows its names."""
+def forget_attention():
+    """An attention that is registered during the test is afterwards known neither to our registry nor to timm's."""
     from timm.models import _registry as timms
 
     from registry import ATTENTION
     from zoo.backbones import VARIANTS, effnet
 
-    names: list[str] = []
-
-    def register(name: str, thing: type) -> type:
-        names.append(name)
-        return ATTENTION.register(name)(thing)
-
-    yield register
-    for name in names:
-        ATTENTION._things.pop(name, None)
+    known = set(ATTENTION._things)
+    yield
+    for name in set(ATTENTION._things) - known:
+        ATTENTION._things.pop(name)
         for model in (f"effnet_{name}_{variant}" for variant in VARIANTS):
             timms._model_entrypoints.pop(model, None)
             timms._clear_model_entries(model)
@@ -93,3 +88,11 @@ def show(chromium):
     yield open_page
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def try_attention(forget_attention):
+    """register(name, cls): an attention for the length of one test."""
+    from registry import ATTENTION
+
+    return lambda name, thing: ATTENTION.register(name)(thing)
