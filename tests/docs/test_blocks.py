@@ -141,7 +141,7 @@ def told(page: Path):
     return pytest.param(page, id=name(page), marks=[pytest.mark.long] if long else [])
 
 
-@pytest.mark.parametrize("page", map(told, RUN))
+@pytest.mark.parametrize("page", [told(page) for page in RUN])
 def test_the_blocks_run_in_order(page, tmp_path, monkeypatch, forget_names, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(DATASETS._things, "digits", few_digits)
