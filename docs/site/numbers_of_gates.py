@@ -3,6 +3,7 @@
 import functools
 import json
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,18 +86,36 @@ def _seeds(values: list[float]) -> str:
     return f"{statistics.median(values):.1f} (median of {', '.join(f'{value:.1f}' for value in values)})"
 
 
-def table() -> str:
-    """Markdown: every gate in a line."""
-    lines = [
-        "| gate | weighs | parameters | M MACs | forward | with backward | digits, top-1 | use it |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def table(pages: str = "", uses: bool = True) -> str:
+    """Markdown: every gate in a line.
+
+    Args:
+        pages: where the gates' pages are, such as "docs/attention/".
+        uses: whether a line also says when to use the gate.
+    """
+    columns = ["gate", "weighs", "parameters", "M MACs", "forward", "with backward", "digits, top-1", *(["use it"] if uses else [])]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for gate in sorted(ATTENTION):
         known = size(gate)
         note = "\\*" if gate != "none" and (_cost(gate, 1)["note"] or _in_another_form(gate)) else ""
         times = ["", ""] if gate == "none" else [f"{_cost(gate, 1)['ours'][what]:.1f}{note}" for what in ("forward", "train")]
         page = (RESULTS.parent / "attention" / f"{gate}.md").read_text(encoding="utf-8")
         use = page.partition("**Use it** ")[2].partition("\n")[0].rstrip(".")
-        cells = [f"[{gate}]({gate}.md)", known["attends"], f"{known['parameters']:,}", f"{known['macs'] / 1e6:,.1f}", *times]
-        lines.append("| " + " | ".join([*cells, f"{statistics.median(learned(gate)):.1f}", use]) + " |")
+        cells = [f"[{gate}]({pages}{gate}.md)", known["attends"], f"{known['parameters']:,}", f"{known['macs'] / 1e6:,.1f}", *times]
+        lines.append("| " + " | ".join([*cells, f"{statistics.median(learned(gate)):.1f}", *([use] if uses else [])]) + " |")
     return "\n".join(lines)
+
+
+BEGIN, END = "<!-- gates: written by `python docs/site/numbers_of_gates.py README.md` -->\n", "<!-- /gates -->\n"
+
+
+def with_table(text: str) -> str:
+    """A page whose table between the two marks is as it should be."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{table('docs/attention/', uses=False)}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    page = Path(sys.argv[1])
+    page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -195,7 +195,7 @@ def quantize(
         after["bytes"] = sum(each["bytes"] for each in files.values())
         made = {"verb": "quantize", "from": str(run), "to": to, "data": rows.name, "calibration_rows": calibration_rows}
         made |= {"edge": edge, "qat_epochs": qat_epochs}
-        card = write_card(writing, before, after, made=made)
+        card = write_card(writing, before, after, made=made, title=out.name)
         card |= _with_layers(writing, card, found, target.KEEPS, warning)
     if as_json:
         print(json.dumps({"folder": str(out), "notes": notes, **card}, indent=2))

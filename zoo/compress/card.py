@@ -27,7 +27,13 @@ def _shown(key: str, value: Any) -> str:
 
 
 def write_card(
-    out: Path, before: Mapping[str, Any], after: Mapping[str, Any], *, made: Mapping[str, Any], names: tuple[str, str] = ("before", "after")
+    out: Path,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    *,
+    made: Mapping[str, Any],
+    names: tuple[str, str] = ("before", "after"),
+    title: str | None = None,
 ) -> dict[str, Any]:
     """Write card.json and card.md into a directory.
 
@@ -36,6 +42,7 @@ def write_card(
         before, after: name of a number -> number, measured on the same data; whatever the verb has measured.
         made: how it was made, as JSON: "verb", "from", ...
         names: what the two networks are called.
+        title: of the page; the directory's name by default.
 
     Returns:
         What stands in card.json.
@@ -43,6 +50,6 @@ def write_card(
     card = {"made": dict(made), names[0]: dict(before), names[1]: dict(after)}
     rows = [f"| {key} | {_shown(key, before.get(key))} | {_shown(key, after.get(key))} |" for key in {**before, **after}]
     how = "\n".join(f"- {key}: {value}" for key, value in made.items())
-    text = f"# {out.name}\n\n{how}\n\n| | {names[0]} | {names[1]} |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+    text = f"# {title or out.name}\n\n{how}\n\n| | {names[0]} | {names[1]} |\n|---|---|---|\n" + "\n".join(rows) + "\n"
     write_together(out, {"card.json": (json.dumps(card, indent=2) + "\n").encode(), "card.md": text.encode()})
     return card
