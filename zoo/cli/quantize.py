@@ -20,6 +20,7 @@ from ..compress.quantize import (
     TARGETS,
     Sensitivity,
     calibration,
+    layers,
     obstacles,
     plain,
     quantization_aware,
@@ -106,6 +107,7 @@ def quantize(
     data: Annotated[str | None, typer.Option(help="Rows to calibrate, train and measure on; the run's own by default.")] = None,
     calibration_rows: Annotated[int, typer.Option(help="Training rows that set the ranges; a quarter of them measures.")] = ROWS,
     sqnr: Annotated[float, typer.Option(help="dB of the outputs over their error that layers are kept in float for.")] = LEAST_SQNR,
+    keep: Annotated[str | None, typer.Option(help="Layers to keep in float, with commas, in place of the search; none for none.")] = None,
     qat_epochs: Annotated[int, typer.Option(min=0, help="Train the network for its rounding first, distilling from itself.")] = 0,
     edge: Annotated[bool, typer.Option("--edge", help="First replace smooth activations and gates by what int8 suits.")] = False,
     finetune_epochs: Annotated[int | None, typer.Option(min=1, help="Of --edge; as many as the run had by default.")] = None,
@@ -130,10 +132,15 @@ def quantize(
         raise ValueError("resume: it is a fine-tuning that goes on; give --edge or --qat-epochs as before")
     if resume and overwrite:
         raise ValueError("resume and overwrite contradict each other: give one")
+    kept = None if keep is None else [] if keep == "none" else keep.split(",")
+    if kept and not target.KEEPS:
+        raise ValueError(f"keep: {to} can keep no layer in float")
     target.check()
     opened = load_run(run).to_change()
     task: Any = opened.task
     pictures = _pictures(task)
+    for part in pictures:
+        _check_layers(part.network, kept or [])
     rows = opened.open_data(data)
     with folder(out, overwrite or (resume and is_exported(out))) as writing:
         edged = _may_train(out, "edge", resume, overwrite) if edge else None
@@ -184,7 +191,9 @@ def quantize(
 
             some, held_out = batches[part.modality]
             classifier = isinstance(task, Classify)
-            found[part.modality] = search(made, part.network, some, held_out, least=sqnr, classifier=classifier, searches=target.KEEPS)
+            asked: dict[str, Any] = {"least": sqnr, "classifier": classifier, "searches": target.KEEPS}
+            asked["keep"] = kept
+            found[part.modality] = search(made, part.network, some, held_out, **asked)
 
         task.eval()
         with torch.no_grad():
@@ -194,7 +203,7 @@ def quantize(
         files = json.loads((writing / "config.json").read_text())["runtime"]["files"]
         after["bytes"] = sum(each["bytes"] for each in files.values())
         made = {"verb": "quantize", "from": str(run), "to": to, "data": rows.name, "calibration_rows": calibration_rows}
-        made |= {"edge": edge, "qat_epochs": qat_epochs}
+        made |= {"edge": edge, "qat_epochs": qat_epochs} | ({} if kept is None else {"keep": kept})
         card = write_card(writing, before, after, made=made, title=out.name)
         card |= _with_layers(writing, card, found, target.KEEPS, warning)
     if as_json:
@@ -204,6 +213,12 @@ def quantize(
         print(each if name == "image" else f"{name}:\n{each}")
     for line in (*notes, _told(task, before, after, out)):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _check_layers(network: Any, names: list[str]) -> None:
+    known = list(layers(network))
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"keep: there is no layer {unknown[0]!r} that could be in int8; {nearest(unknown[0], known)}")
 
 
 def _learner(task: Any, teacher: Any, name: str) -> Any:

@@ -26,6 +26,7 @@ from . import executorch_int8, onnx_int8, openvino_bf16, openvino_int8, torchao_
 from .calibration import ROWS as ROWS
 from .calibration import calibration as calibration
 from .edge import to_edge as to_edge
+from .fake import layers as layers
 from .obstacles import Obstacles as Obstacles
 from .obstacles import obstacles as obstacles
 from .qat import plain as plain

@@ -134,8 +134,9 @@ def search(
     least: float = LEAST_SQNR,
     classifier: bool = True,
     searches: bool = True,
+    keep: Sequence[str] | None = None,
 ) -> Sensitivity:
-    """Write the file, with ever more layers in float until it passes.
+    """Write the file, with ever more layers in float until it passes, or with those that are named.
 
     Args:
         write: paths of layers to keep in float -> the file, open. The last call is the file that stays.
@@ -144,6 +145,7 @@ def search(
         least: dB that the outputs must reach.
         classifier: whether outputs are logits.
         searches: False where the target can keep no layer in float: the file is written and measured.
+        keep: the layers to keep in float; no other is looked for.
     """
     wanted = outputs(network.eval(), held_out)
 
@@ -152,6 +154,8 @@ def search(
         found = torch.cat([torch.from_numpy(run(batch.numpy())).float() for batch in held_out])
         return Sensitivity((), sqnr(wanted, found), agreement(wanted, found) if classifier else None, least, len(wanted))
 
+    if keep is not None:
+        return measure(keep)
     ranked = errors(network, batches, held_out[:1]) if searches else []  # a batch is enough to rank by, and it is one pass a layer
     most, count = int(len(ranked) * _MOST), 0
     best = found = measure([])
