@@ -58,6 +58,28 @@ def test_as_json_and_the_same_again(zoo, mistake, digits, tmp_path):
     assert (tmp_path / "out" / "model.onnx").read_bytes() == before  # calibrated on the same rows
 
 
+def test_layers_that_are_named_stay_in_float(zoo, mistake, digits, tmp_path):
+    def made(keep):
+        said = zoo(
+            "quantize", digits, "--to", ONNX, "--out", tmp_path / "out", "--calibration-rows", 16, "--keep", keep, "--overwrite", "--json"
+        )
+        assert said.code == 0, said.err
+        assert said.json["sensitivity"]["image"]["layers"] == []  # nothing was searched
+        return said.json
+
+    none, large = made("none"), made("conv_head,blocks.4.0.conv_pwl")
+    assert none["made"]["keep"] == [] and large["made"]["keep"] == ["conv_head", "blocks.4.0.conv_pwl"]
+    network = library.load_run(digits).task.trainable_module
+    weights = sum(network.get_submodule(name).weight.numel() for name in large["made"]["keep"])
+    assert large["after"]["bytes"] - none["after"]["bytes"] == pytest.approx(3 * weights, rel=0.1)  # float32 in place of bytes
+    assert "there is no layer 'conv_haed' that could be in int8; did you mean 'conv_head'" in mistake(
+        "quantize", digits, "--to", ONNX, "--out", tmp_path / "other", "--keep", "conv_haed"
+    )
+    assert "torchao-int8 can keep no layer in float" in mistake(
+        "quantize", digits, "--to", "torchao-int8", "--out", tmp_path / "other", "--keep", "conv_head"
+    )
+
+
 def test_bfloat16_opens_as_such(zoo, digits, tmp_path):
     pytest.importorskip("openvino", reason="pip install 'effnet-zoo[openvino]'")
     out = tmp_path / "half"
