@@ -5,7 +5,7 @@
 # make test-clients: the scripts of docs/clients in other people's software; TIMM_TRAIN=train.py runs timm's own as well.
 # make results-efficiency: trains, prunes, quantizes and measures for docs/results/efficiency.md; SIGNS=signs.csv LITE0=weights.safetensors
 # make browser: Chromium, for the tests that open a page, where apt may install it.
-# make pictures: the screenshots of docs/report.md, of the demo's runs; needs chromium.
+# make pictures: the screenshots of the report and of the page that zoo serve shows, of the demo's runs; needs chromium.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -35,6 +35,7 @@ results-efficiency: .venv/all
 pictures: .venv/test browser
 	test -d runs/demo || $(BIN)/zoo demo
 	$(BIN)/python docs/pictures/report.py runs/demo
+	$(BIN)/python docs/pictures/serve.py --joint runs/demo/glyphs --classifier runs/demo/digits-cbam
 
 # build/site/index.html opens without a server; --strict: a warning, a dead link, a page outside the nav are errors
 docs: .venv/docs
