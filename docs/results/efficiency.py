@@ -380,7 +380,7 @@ def main() -> None:
         "--take", action="append", default=[], metavar="NAME=RUN", help="a run that is there already, such as digits-cbam=runs/x"
     )
     parser.add_argument("--jobs", type=int, default=2, help="commands at once, of one thread each; speed is measured alone")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the two files")
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
