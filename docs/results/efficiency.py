@@ -351,6 +351,10 @@ def write(results: Results, data: Sequence[str], out: Path, tiny: bool) -> None:
         '"To eager" is to timm\'s network as PyTorch runs it by itself, NCHW, with the allocator of the system. At batch 16 and 224 pixels',
         "a good part of that time are page faults of large fresh tensors, which a setting of the allocator removes ([how](../bench.md)):",
         '"memory kept" is the same ratio with it, for those who have set it.',
+        "",
+        "Where int8 gains less, [the runtimes' own profilers](operators.md) say why: convolutions take half of their time or less, but",
+        "what a gate does to whole maps (their means, and products with them) takes as long as in float, and in ONNX Runtime the",
+        "conversions around it and smooth activations come on top. OpenVINO's files are larger by their description of the graph, a text.",
         *report(results, data),
     ]
     failed = {name: each["error"] for name, each in results.found["runs"].items() if "error" in each}
