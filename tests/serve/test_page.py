@@ -1,34 +1,22 @@
 """The page in a real browser: what a person types, drops and sees; on a phone and on a desk; in the light and in the dark."""
 
 import os
-import shutil
 
 import pytest
 from PIL import Image
 
 from .conftest import running
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: apt-get install chromium")
 WIDTHS = (390, 1440)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def open_page(browser):
+def open_page(chromium):
     """open_page(url, width=390): a page; at the end nothing may have been written to its console, nor asked of another server."""
     opened = []
 
     def open_page(url, width=1440, scheme="light"):
-        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        page = chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
         wrong: list[str] = []
         own = (url.removesuffix("/docs") + "/", "blob:", "data:")
         page.on("console", lambda message: wrong.append(message.text))
@@ -55,8 +43,10 @@ def fits(page) -> bool:
     )
 
 
-def loaded(images) -> bool:
-    return images.evaluate_all("images => images.every(each => each.complete && each.naturalWidth > 0)")
+def wait_for_pictures(page, images) -> None:
+    """Until all are there; it fails where one does not come."""
+    script = "selector => [...document.querySelectorAll(selector)].every(each => each.complete && each.naturalWidth > 0)"
+    page.wait_for_function(script, arg=images, timeout=20_000)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -69,8 +59,8 @@ def test_a_text_finds_pictures(searching, open_page, width):
     page.keyboard.press("Enter")
     results = page.locator("#picture-results li")
     results.first.wait_for()
-    page.wait_for_load_state("networkidle")
-    assert results.count() == 8 and loaded(page.locator("#picture-results img")) and fits(page)
+    wait_for_pictures(page, "#picture-results img")
+    assert results.count() == 8 and fits(page)
     assert all(page.locator("#picture-results img").evaluate_all("images => images.map(each => each.alt)"))
     assert "dark picture 26" in page.get_by_role("status").inner_text()
 
@@ -114,15 +104,16 @@ def test_a_picture_is_classified(classifying, open_page, manifest, width):
     page.locator("#classes li").first.wait_for()
     assert page.locator("#classes li").count() == 2 and page.locator("#classes .number").first.inner_text().endswith("%")
     maps = page.locator("#maps button")
-    assert maps.count() >= 2 and loaded(page.locator("#maps img")) and fits(page)
+    wait_for_pictures(page, "#maps img")
+    assert maps.count() >= 2 and fits(page)
     before = page.locator("#seen").get_attribute("src")
     maps.nth(1).focus()
     page.keyboard.press("Enter")
     assert page.locator("#seen").get_attribute("src") != before and maps.nth(1).get_attribute("aria-pressed") == "true"
 
 
-def test_what_cannot_be_read_is_told(classifying, browser, tmp_path):
-    page = browser.new_page()  # the refusals stand in its console
+def test_what_cannot_be_read_is_told(classifying, chromium, tmp_path):
+    page = chromium.new_page()  # the refusals stand in its console
     page.goto(classifying.url)
     (tmp_path / "a.png").write_bytes(b"no picture")
     page.locator("#file").set_input_files(tmp_path / "a.png")
@@ -160,10 +151,10 @@ def test_what_can_be_asked(searching, open_page, width):
     assert page.locator("article").count() == 7 and fits(page)
 
 
-def test_a_token_leaves_the_address(joint, browser):
+def test_a_token_leaves_the_address(joint, chromium):
     token = "sixteen-letters-or-more"
     with running(joint, token=token, hosts=None) as server:
-        context = browser.new_context()
+        context = chromium.new_context()
         page = context.new_page()
         page.goto(server.url)
         page.get_by_label("Token").fill(token)
@@ -171,7 +162,8 @@ def test_a_token_leaves_the_address(joint, browser):
         page.locator("#examples button").first.click()
         page.locator("#picture-results img").first.wait_for()
         page.wait_for_load_state("networkidle")
-        assert loaded(page.locator("#picture-results img")) and token not in page.url
+        wait_for_pictures(page, "#picture-results img")
+        assert token not in page.url
         page.goto(f"{server.url}/docs")
         page.get_by_text("/v1/search", exact=True).wait_for()
         context.close()
