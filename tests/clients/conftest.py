@@ -15,6 +15,15 @@ import zoo
 PAGES = Path(__file__).parents[2] / "docs" / "clients"
 
 
+def pytest_collection_modifyitems(config, items):
+    """Only those who ask for them get them: `pytest tests/clients`, or `-m clients`."""
+    if any("clients" in argument for argument in config.args) or "clients" in config.option.markexpr:
+        return
+    ours = [item for item in items if Path(__file__).parent in item.path.parents]
+    items[:] = [item for item in items if item not in set(ours)]
+    config.hook.pytest_deselected(items=ours)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def client(request):
     """The library that the file names as its CLIENT. Not imported at the top: collecting the tests would take as long as running them."""

@@ -1,6 +1,9 @@
 """zoo demo: the whole story on built-in data, in a few minutes of two cores."""
 
+import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +15,7 @@ from ..deploy import build_index, kept_index, model_digest, nearest_items
 from ..train import Align, TrainConfig, evaluate, fit
 from ..train.engine import Engine
 from ..train.randomness import seed_everything
-from .app import Debug, console, print_table, verb
+from .app import Debug, Json, console, print_table, verb
 from .search import draw_results, embed_query
 
 DIGITS = {"cbam": "effnet_cbam_b0", "se": "effnet_se_b0"}
@@ -36,18 +39,37 @@ def demo(
     characters: Annotated[int, typer.Option(help="How many characters the joint embedding learns.")] = 100,
     seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo.")] = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """The whole story on built-in data, in a few minutes.
 
     Trains CBAM beside SE on handwritten digits, then pictures and words of characters together, and searches them.
     """
+    with _silent(as_json):
+        told = _story(out, epochs, glyph_epochs, characters, seed, overwrite)
+    if as_json:
+        print(json.dumps(told, indent=2))
+
+
+@contextmanager
+def _silent(asked: bool) -> Iterator[None]:
+    before, console.quiet = console.quiet, asked
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
+def _story(out: Path, epochs: int, glyph_epochs: int, characters: int, seed: int, overwrite: bool) -> dict[str, Any]:
+    """Tells it, and returns its numbers."""
     began = time.monotonic()
     glyphs = f"glyphs:characters={characters}"
-    rows = []
+    rows, classified = [], {}
     for attention, name in DIGITS.items():
         config = TrainConfig(epochs=epochs, out=str(out / f"digits-{attention}"), seed=seed, overwrite=overwrite)
         metrics = _train(f"{name} on digits", name, "digits", config)
+        classified[attention] = (config.out, metrics["top1"])
         rows.append([name, f"{metrics['top1']:.1f} %", f"{metrics['step']} steps", config.out])
     config = TrainConfig(epochs=glyph_epochs, out=str(out / "glyphs"), seed=seed, overwrite=overwrite)
     found = _train(
@@ -94,3 +116,10 @@ def demo(
         highlight=False,
         soft_wrap=True,
     )
+    return {
+        "digits": {attention: {"run": run, "top1": accuracy} for attention, (run, accuracy) in classified.items()},
+        "glyphs": {"run": str(out / "glyphs"), **{way: found[way] for way in ("image->text", "text->image")}},
+        "searches": {query: [words for _, words in nearest] for query, nearest in results},
+        "picture": str(picture),
+        "report": str(report),
+    }
