@@ -4,12 +4,12 @@
 # make test-distributed: trainings in two and four processes.
 # make test-clients: the scripts of docs/clients in other people's software; TIMM_TRAIN=train.py runs timm's own as well.
 # make results-efficiency: trains, prunes, quantizes and measures for docs/results/efficiency.md; SIGNS=signs.csv LITE0=weights.safetensors
-# make browser: Chromium, for the tests that open a page, where apt may install it.
+# make programs: Chromium and the shells that some tests open, where apt may install them.
 # make pictures: the screenshots of the report and of the page that zoo serve shows, of the demo's runs; needs chromium.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long test-faults test-distributed test-clients lint docs clean results-efficiency pictures browser
+.PHONY: demo test test-long test-faults test-distributed test-clients lint docs clean results-efficiency pictures programs
 
 demo: .venv/demo
 	$(BIN)/zoo demo --overwrite
@@ -32,7 +32,7 @@ test-clients: .venv/test .venv/clients
 results-efficiency: .venv/all
 	$(BIN)/python docs/results/efficiency.py $(if $(SIGNS),--signs $(SIGNS)) $(if $(LITE0),--weights $(LITE0))
 
-pictures: .venv/test browser
+pictures: .venv/test programs
 	test -d runs/demo || $(BIN)/zoo demo
 	$(BIN)/python docs/pictures/report.py runs/demo
 	$(BIN)/python docs/pictures/serve.py --joint runs/demo/glyphs --classifier runs/demo/digits-cbam
@@ -41,10 +41,12 @@ pictures: .venv/test browser
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Debian's Chromium, for the tests that open a page; where it cannot be had they are skipped and say so
-browser:
-	command -v chromium || { apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium; } > /dev/null 2>&1 \
-		|| echo "there is no chromium: the tests in a browser are skipped"
+# of Debian, for the tests that open a page or ask a shell; where they cannot be had those are skipped and say so
+PROGRAMS := chromium zsh fish
+programs:
+	command -v $(PROGRAMS) | test $$(wc -l) -eq $(words $(PROGRAMS)) \
+		|| { apt-get -qq update && apt-get -qq install -y --no-install-recommends $(PROGRAMS); } > /dev/null 2>&1 \
+		|| echo "not all of $(PROGRAMS) are here: tests that need them are skipped"
 
 lint: .venv/lint
 	$(BIN)/ruff check .

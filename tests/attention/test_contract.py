@@ -174,8 +174,8 @@ def test_export_with_any_batch(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_onnx(name):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'effnet-zoo[onnx]'")
+    pytest.importorskip("onnxscript", reason="pip install 'effnet-zoo[onnx]'")
     gate = make(name).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.onnx.export(gate, (picture(2, 24, 6, 5),), dynamo=True, dynamic_shapes=({0: batch},), verbose=False)

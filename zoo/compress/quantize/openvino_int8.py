@@ -21,7 +21,7 @@ RUNTIME = "openvino"
 OPTIONS: dict[str, Any] = {}
 KEEPS = True
 _LAYERS = ("Convolution", "GroupConvolution", "MatMul")
-_PRODUCTS = ("Multiply",)  # of maps and gates: 21 dB of a CBAM network are lost in them, and layers in float do not bring them back
+_PRODUCTS = ("Multiply",)  # of maps and gates: what a CBAM network loses in them, layers in float do not bring back
 
 
 def check() -> None:
