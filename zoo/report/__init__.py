@@ -1,6 +1,6 @@
 """What a trained network has learned, to look at: the page about it, where its gates look, and what its decision rests on.
 
-attention_maps.py, grad_cam.py, overlay.py, explain.py    where a network looks, as numbers and as pictures
+attention_maps.py, grad_cam.py, overlay.py, explain.py, figure.py    where a network looks, as numbers and as pictures
 
 journal.py    what a run's files say          curves.py      metrics.jsonl as lines
 command.py    the command to repeat it        confusion.py   which class is taken for which
@@ -15,9 +15,9 @@ from .examine import Subject as Subject
 from .examine import examine as examine
 from .explain import Gate as Gate
 from .explain import Look as Look
-from .explain import draw as draw
 from .explain import look as look
-from .explain import rendered as rendered
+from .figure import draw as draw
+from .figure import rendered as rendered
 from .grad_cam import grad_cam as grad_cam
 from .journal import Journal as Journal
 from .journal import read_journal as read_journal

@@ -24,18 +24,18 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.security import HTTPBearer
 from PIL import Image
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
+from .answers import ANSWERED, About, Embedding, Health, Likely, Map, Prediction, Result, Results, body, refusals
 from .batcher import Batcher
 from .body import read
 from .door import Door
 from .guard import LOOPBACK, Guard, respond
 from .limits import Limits
 from .metrics import Metrics
-from .pictures import TYPES, as_url, decode, encode
-from .problem import Problem, Refusal, like, shortened
+from .pictures import as_url, decode, encode
+from .problem import Problem, like, shortened
 from .served import Classifier, Searcher, Served
 
 T = TypeVar("T")
@@ -43,100 +43,6 @@ _KINDS = {Classifier.kind: "classifier", Searcher.kind: "joint embedding"}
 _OF_SOME = ("/v1/predict", "/v1/embed", "/v1/search")  # paths that runs of one kind answer
 _SIDE = 256  # pixels of a row's picture on the page
 _DECODERS = 2  # pictures that are decoded at once, each of at most limits.pixels
-
-
-class About(BaseModel):
-    """What is served."""
-
-    run: str = Field(description="Its name.")
-    kind: str = Field(description='"classifier" or "joint".')
-    reads: list[str] = Field(description='What a request may carry: "image", "text".')
-    finds: list[str] = Field(description="What a search can find.")
-    classes: list[str] = Field(description="Of a classifier.")
-    rows: int = Field(description="That are searched.")
-    examples: list[str] = Field(description="A few texts out of the rows.")
-    upload: int = Field(description="Bytes of a picture, at most.")
-    text: int = Field(description="Characters of a text, at most.")
-
-
-class Likely(BaseModel):
-    name: str
-    probability: float
-
-
-class Map(BaseModel):
-    """Where the network looks, over the picture as it sees it."""
-
-    name: str = Field(description='"Grad-CAM", or the gate\'s.')
-    stage: int | None = Field(description="Of the network, from 0.")
-    picture: str = Field(description="A data: URL.")
-
-
-class Prediction(BaseModel):
-    classes: list[Likely] = Field(description="The likeliest first.")
-    attention: list[Map] = Field(description="Where `attention` asked for it; empty for an exported network, whose inside cannot be seen.")
-
-
-class Embedding(BaseModel):
-    modality: str
-    embedding: list[float] = Field(description="Of unit length.")
-
-
-class Result(BaseModel):
-    split: str
-    row: int
-    score: float = Field(description="The cosine.")
-    text: str | None
-    picture: str | None = Field(description="Where it is.")
-
-
-class Results(BaseModel):
-    asked: str = Field(description="What the request carried.")
-    to: str
-    results: list[Result] = Field(description="The nearest first.")
-
-
-class Health(BaseModel):
-    live: bool
-    ready: bool
-    why: str | None = Field(description="What it is that is not ready.")
-
-
-def _body(reads: Collection[str], limits: Limits) -> dict[str, Any]:
-    """OpenAPI's description of a body that is read by hand."""
-    content: dict[str, Any] = {}
-    if "text" in reads:
-        text = {"type": "string", "minLength": 1, "maxLength": limits.text}
-        content["application/json"] = {
-            "schema": {"type": "object", "required": ["text"], "properties": {"text": text}, "additionalProperties": False},
-            "example": {"text": "digit seven"},
-        }
-    if "image" in reads:
-        file = {"type": "string", "format": "binary"}
-        content |= {kind: {"schema": file} for kind in (*TYPES, "application/octet-stream")}
-        content["multipart/form-data"] = {"schema": {"type": "object", "required": ["image"], "properties": {"image": file}}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    what = {
-        400: "The body cannot be read.",
-        401: "The token is missing or wrong.",
-        403: "Asked by a page elsewhere.",
-        404: "There is no such thing.",
-        408: "The request did not come in time.",
-        413: "Too many bytes, or pixels.",
-        415: "Another content type.",
-        421: "Asked under another name.",
-        422: "What was asked makes no sense here.",
-        500: "A defect.",
-        503: "Too many requests at once.",
-        504: "The answer was not ready in time.",
-    }
-    return {status: {"model": Refusal, "description": what[status]} for status in statuses}
-
-
-_ANSWERED = (400, 408, 413, 415, 422, 500, 503, 504)  # what may come of a body that is worked on
 
 
 def _page() -> dict[str, bytes]:
@@ -215,7 +121,7 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # /metrics tells, to whoever asks here
-        responses=_refusals(421, *((401,) if token else ())),
+        responses=refusals(421, *((401,) if token else ())),
         dependencies=[Depends(HTTPBearer(auto_error=False, description="The guard asks for it."))] if token else [],
     )
     page = _page()
@@ -242,7 +148,7 @@ def create_app(
 
     if isinstance(served, Classifier):
 
-        @app.post("/v1/predict", openapi_extra=_body(served.reads, limits), responses=_refusals(403, *_ANSWERED))
+        @app.post("/v1/predict", openapi_extra=body(served.reads, limits), responses=refusals(403, *ANSWERED))
         async def predict(
             request: Request,
             k: Annotated[int, Query(ge=1, le=limits.k, description="Classes, the likeliest first.")] = 5,
@@ -264,7 +170,7 @@ def create_app(
     else:
         default = "image" if "image" in served.finds else served.finds[0]
 
-        @app.post("/v1/embed", openapi_extra=_body(served.reads, limits), responses=_refusals(403, *_ANSWERED))
+        @app.post("/v1/embed", openapi_extra=body(served.reads, limits), responses=refusals(403, *ANSWERED))
         async def embed(request: Request) -> Embedding:
             """A picture or a text as a point of the joint space. Send the picture's bytes, a form with a file called image, or JSON."""
 
@@ -273,7 +179,7 @@ def create_app(
 
             return await door.answer(request, read(request, served.reads, limits), work)
 
-        @app.post("/v1/search", openapi_extra=_body(served.reads, limits), responses=_refusals(403, *_ANSWERED))
+        @app.post("/v1/search", openapi_extra=body(served.reads, limits), responses=refusals(403, *ANSWERED))
         async def search(
             request: Request,
             to: Annotated[str, Query(description="What to find.", json_schema_extra={"enum": list(served.finds)})] = default,
@@ -304,7 +210,7 @@ def create_app(
         @app.get(
             "/v1/pictures/{split}/{row}",
             response_class=Response,
-            responses={200: {"content": {"image/jpeg": {}, "image/png": {}}, "description": "The picture."}, **_refusals(404, 422, 500)},
+            responses={200: {"content": {"image/jpeg": {}, "image/png": {}}, "description": "The picture."}, **refusals(404, 422, 500)},
         )
         async def picture(
             split: Annotated[str, Path(json_schema_extra={"enum": list(served.indices)})],
