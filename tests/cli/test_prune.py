@@ -55,6 +55,14 @@ def prune_mistake(mistake, classifier, tmp_path):
     return call
 
 
+def test_by_default_it_recovers_for_twice_the_epochs_of_the_run(zoo, classifier, tmp_path):
+    said = zoo("prune", classifier, "--macs", "0.7", "--steps", "1", "--no-distill", "--out", tmp_path / "cut", "--json")
+    assert said.code == 0, said.err
+    epochs = load_run(classifier).settings["epochs"]
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == said.json["made"]["epochs"] == 2 * epochs
+
+
 def test_cut_and_recovered_by_distillation(zoo, classifier, disk, tmp_path):
     before, out = files(classifier), tmp_path / "half"
     said = zoo("prune", classifier, "--macs", "0.5", "--finetune-epochs", "3", "--out", out)

@@ -34,6 +34,7 @@ def test_a_folder_that_eval_reads_and_its_card(zoo, digits, tmp_path):
     assert said.out.splitlines()[0].split()[0] == "layer" and "held-out rows is" in said.out
     assert "warning: int8 hardly pays here: between 18 layers stand 11 smooth activations and 2 gates" in said.err
     assert "--to openvino-bf16 pays" in said.err and "top1 " in said.err
+    assert (out / "card.md").read_text().startswith("# small\n")
     card = json.loads((out / "card.json").read_text())
     assert card["made"]["from"] == str(digits) and card["made"]["to"] == ONNX and "hardly pays" in card["warning"]
     before, after = card["before"], card["after"]

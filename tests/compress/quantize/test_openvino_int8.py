@@ -1,6 +1,7 @@
 """openvino-int8: NNCF's fake quantizers are in the file, weights are int8 a channel, and named layers stay in float."""
 
 import pytest
+import timm
 import torch
 
 pytest.importorskip("openvino", reason="pip install 'effnet-zoo[openvino]'")
@@ -47,3 +48,23 @@ def test_the_hard_layer_stays_in_float(hard, rows, tmp_path):
     assert good > max(20, bad + 10) and len(fewer) == len(every) - 1
     shape = list(fake.layers(hard)[HARD[1]].weight.shape)
     assert every.count(shape) == fewer.count(shape) + 1
+
+
+def rounded_products(path) -> list[bool]:
+    """Of every product of two maps, or of a map and a gate: whether what it multiplies was rounded."""
+
+    def makers(operator):
+        return [operator.input_value(number).get_node().get_type_name() for number in range(operator.get_input_size())]
+
+    model = runtime.core().read_model(path)
+    products = [makers(operator) for operator in model.get_ordered_ops() if operator.get_type_name() == "Multiply"]
+    return ["FakeQuantize" in each for each in products if not {"Constant", "Convert"} & set(each)]
+
+
+def test_where_a_layer_stays_in_float_so_do_the_products_of_maps_and_gates(rows, tmp_path):
+    model = timm.create_model("effnet_cbam_test", num_classes=10).eval()
+    found = []
+    for keep in ((), ("conv_stem",)):
+        TARGET.write(model, rows[0], tmp_path / "model.xml", **NAMES, keep=keep)
+        found.append(rounded_products(tmp_path / "model.xml"))
+    assert any(found[0]) and len(found[1]) >= 2 and not any(found[1])
