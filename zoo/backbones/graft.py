@@ -4,8 +4,9 @@ At 0 the network is what it was before the swap, to the last bit; at 1 the old g
 
 What a gate has learned is above all how loud each channel should be, and a new one does not know it. So where a convolution reads what the
 slot gives, the new gate is measured against the old one on what passes: gain[c] = <old(x), new(x)> / <new(x), new(x)>, the least squares
-fit, averaged over the batches like the statistics of a batch norm. In the end the gain goes into the convolution's weights, and nothing is
-left of it.
+fit, the mean over the first 16 batches. From then on it stays: a gain that went on following would take back whatever the new gate learns,
+and the two would run away from each other, to a gate of 1e-8 and a gain of 1e8. In the end the gain goes into the convolution's weights,
+and nothing is left of it.
 """
 
 from collections.abc import Iterator
@@ -18,16 +19,16 @@ from torch import nn
 def _matched(
     old: torch.Tensor, new: torch.Tensor, gain: torch.Tensor, seen: torch.Tensor, share: torch.Tensor, training: bool
 ) -> torch.Tensor:
-    """The new gate's output as loud as the old one's, in each channel; in training its gain is measured."""
+    """The new gate's output as loud as the old one's, in each channel; in the first batches of a training its gain is measured."""
     if training:
         with torch.no_grad():
             wide, wanted = new.float(), old.float()
             power = (wide * wide).sum((0, 2, 3))
             fit = (wide * wanted).sum((0, 2, 3)) / power.clamp(min=1e-12)
-            seen.add_(1)
-            rate = (1 / seen).clamp(min=0.1) * (share < 1)  # a plain mean at first
-            says = power > 1e-12  # a channel that is dead in this batch says nothing about how loud it should be
-            gain.lerp_(torch.where(says, fit.to(gain.dtype), gain), rate.to(gain.dtype))
+            # a channel that is dead in this batch says nothing about how loud it should be
+            says = (power > 1e-12) & (seen < 16) & (share < 1)
+            seen.add_(says)
+            gain.add_(torch.where(says, (fit - gain) / seen, 0).to(gain.dtype))
     return new * gain.to(new.dtype).view(1, -1, 1, 1)
 
 
@@ -51,7 +52,7 @@ class HandOver(nn.Module):
         example = next(iter([*new.parameters(), *old.parameters()]), torch.empty(0))
         self.register_buffer("share", torch.zeros((), device=example.device))  # of the new gate; saved with the weights
         self.register_buffer("gain", None if channels is None else torch.ones(channels, device=example.device))
-        self.register_buffer("seen", None if channels is None else torch.zeros((), dtype=torch.long, device=example.device))
+        self.register_buffer("seen", None if channels is None else torch.zeros(channels, dtype=torch.long, device=example.device))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         old = self.old(x)
