@@ -6,9 +6,9 @@ import timm
 import torch
 
 onnx = pytest.importorskip("onnx", reason="pip install 'effnet-zoo[onnx]'")
-pytest.importorskip("onnxruntime", reason="pip install 'effnet-zoo[onnx]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'effnet-zoo[onnx]'")
 
-from zoo.compress.quantize import TARGETS, search  # noqa: E402
+from zoo.compress.quantize import TARGETS, onnx_int8, search  # noqa: E402
 from zoo.compress.quantize.sensitivity import outputs, sqnr  # noqa: E402
 from zoo.deploy import RUNTIMES  # noqa: E402
 
@@ -77,3 +77,52 @@ def test_a_lite_network_is_a_quarter_of_the_size(tmp_path):
     network = timm.create_model("effnet_none_lite0", num_classes=10).eval()
     TARGET.write(network, [torch.randn(2, 3, 32, 32)], tmp_path / "model.onnx", **NAMES)
     assert (tmp_path / "model.onnx").stat().st_size < 0.28 * 4 * sum(each.numel() for each in network.parameters())
+
+
+def made_by(graph, name):
+    """The operators that a value comes from, through what only changes its shape."""
+    maker = {output: node for node in graph.node for output in node.output}
+    node = maker.get(name)
+    while node is not None and node.op_type in ("Squeeze", "Unsqueeze", "Reshape"):
+        node = maker.get(node.input[0])
+    return "" if node is None else node.op_type
+
+
+@pytest.mark.parametrize("gate", ["se", "eca", "cbam", "scse", "coord"])
+def test_poolings_are_the_reductions_that_they_stand_for(gate):
+    torch.manual_seed(0)
+    network, x = timm.create_model(f"effnet_{gate}_test", num_classes=10).eval(), torch.randn(2, 3, 64, 64)
+    proto = RUNTIME.build(network, x)
+    before = [node.op_type for node in proto.graph.node]
+    onnx_int8.pooled(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    after = [node.op_type for node in proto.graph.node]
+    assert "ReduceMean" in before and "GlobalAveragePool" in after
+    assert ("ReduceMean" in after) == (gate == "coord")  # rows and columns apart stay what they are
+    run = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        wanted = network(x)
+    for rows in (1, 2):
+        (found,) = run.run(None, {"image": x[:rows].numpy()})
+        assert np.allclose(found, wanted[:rows].numpy(), atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_a_reduction_of_something_else_stays_what_it_is():
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            return x.mean((1, 2)).amax(1) + x.flatten(2).mean(2).amax(1) + x.amax((1, 2, 3))
+
+    proto = RUNTIME.build(Odd(), torch.randn(2, 3, 8, 8))
+    before = [node.op_type for node in proto.graph.node]
+    onnx_int8.pooled(proto)
+    assert [node.op_type for node in proto.graph.node] == before
+
+
+def test_nothing_is_reduced_in_float(rows, tmp_path):
+    """Before a reduction in float ONNX Runtime turns a map out of int8 and out of the layout of its convolutions."""
+    network = timm.create_model("effnet_cbam_test", num_classes=10).eval()
+    TARGET.write(network, rows[0], tmp_path / "model.onnx", **NAMES)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    maxima = [node for node in graph.node if node.op_type == "ReduceMax"]
+    assert maxima and {made_by(graph, node.input[0]) for node in maxima} == {"QuantizeLinear"}
+    assert {node.op_type for node in graph.node if node.op_type.startswith("Reduce")} == {"ReduceMax", "ReduceSum"}

@@ -1,5 +1,6 @@
 """openvino-int8: NNCF's fake quantizers are in the file, weights are int8 a channel, and named layers stay in float."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -68,3 +69,25 @@ def test_where_a_layer_stays_in_float_so_do_the_products_of_maps_and_gates(rows,
         TARGET.write(model, rows[0], tmp_path / "model.xml", **NAMES, keep=keep)
         found.append(rounded_products(tmp_path / "model.xml"))
     assert any(found[0]) and len(found[1]) >= 2 and not any(found[1])
+
+
+def test_the_graph_says_no_more_than_it_must(network, rows, monkeypatch, tmp_path):
+    with monkeypatch.context() as patched:
+        patched.setattr(runtime, "save", lambda model, path, small: runtime.library().save_model(model, path, compress_to_fp16=small))
+        TARGET.write(network, rows[0], tmp_path / "long.xml", **NAMES)
+    TARGET.write(network, rows[0], tmp_path / "short.xml", **NAMES)
+    long, short = (RUNTIME.open(tmp_path / f"{name}.xml", threads=1)(rows[1][0].numpy()) for name in ("long", "short"))
+    assert np.array_equal(long, short)
+    sizes = [sum((tmp_path / f"{name}{suffix}").stat().st_size for suffix in (".xml", ".bin")) for name in ("long", "short")]
+    assert (tmp_path / "short.xml").stat().st_size < 0.7 * (tmp_path / "long.xml").stat().st_size and sizes[1] < sizes[0]
+    model = runtime.core().read_model(tmp_path / "short.xml")
+    assert [end.get_any_name() for end in (*model.inputs, *model.outputs)] == ["image", "logits"]
+    constants = [op for op in model.get_ordered_ops() if op.get_type_name() == "Constant"]
+    assert len({(str(op.get_element_type()), tuple(op.shape), op.data.tobytes()) for op in constants}) == len(constants)
+
+
+def test_a_lite_network_is_a_quarter_of_the_size(tmp_path):
+    network = timm.create_model("effnet_none_lite0", num_classes=10).eval()
+    TARGET.write(network, [torch.randn(2, 3, 32, 32)], tmp_path / "model.xml", **NAMES)
+    written = sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert written < 0.28 * 4 * sum(each.numel() for each in network.parameters())

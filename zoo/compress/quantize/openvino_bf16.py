@@ -23,4 +23,4 @@ def check() -> None:
 def write(
     network: nn.Module, batches: Sequence[Tensor], path: Path, *, names: tuple[str, str], about: str, keep: Sequence[str] = ()
 ) -> None:
-    runtime.save(runtime.convert(network, batches[0][:2], names=names, about=about), path, half=True)
+    runtime.save(runtime.convert(network, batches[0][:2], names=names, about=about), path, small=True)

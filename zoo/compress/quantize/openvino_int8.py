@@ -91,4 +91,4 @@ def write(
         )
     if about:
         model.set_rt_info(about, ["zoo"])
-    runtime.save(model, path, half=True)
+    runtime.save(model, path, small=True)

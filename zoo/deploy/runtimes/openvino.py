@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from torch import Tensor, nn
@@ -63,9 +64,39 @@ def convert(
     return model
 
 
-def save(model: Any, path: Path, *, half: bool = False) -> None:
-    """Both files of an openvino.Model, with weights as they are; half: float weights rounded to float16, as OpenVINO does by default."""
-    library().save_model(model, path, compress_to_fp16=half)
+def _slim(model: Any) -> None:
+    """Equal constants are stored and described once, and of the names of tensors those of inputs and outputs are left."""
+    ends = {name for end in (*model.inputs, *model.outputs) for name in end.get_names()}
+    first: dict[tuple[str, tuple[int, ...], bytes], Any] = {}
+    for number, operator in enumerate(model.get_ordered_ops()):
+        operator.set_friendly_name(str(number))
+        for output in operator.outputs():
+            if not ends & output.get_names():
+                output.get_tensor().set_names(set())
+        for value in operator.inputs():
+            source = value.get_source_output()
+            constant = source.get_node()
+            if constant.get_type_name() == "Constant":
+                what = (str(constant.get_element_type()), tuple(constant.shape), constant.data.tobytes())
+                value.replace_source_output(first.setdefault(what, source))
+
+
+def save(model: Any, path: Path, *, small: bool = False) -> None:
+    """Both files of an openvino.Model, with weights as they are.
+
+    Args:
+        small: float weights rounded to float16, as OpenVINO does by default, and a graph without names and indentation, which are a
+            third of its text: beside int8 weights it counts.
+    """
+    if small:
+        _slim(model)
+    library().save_model(model, path, compress_to_fp16=small)
+    if small:
+        graph = ElementTree.parse(path)
+        for element in graph.iter():
+            element.text = element.text and element.text.strip() or None
+            element.tail = None
+        graph.write(path, encoding="utf-8", xml_declaration=True)
 
 
 def write(
