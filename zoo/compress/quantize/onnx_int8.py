@@ -73,11 +73,11 @@ def pooled(proto: Any) -> None:
         keep = all(attribute.i for attribute in node.attribute if attribute.name == "keepdims")
         x, y, name = node.input[0], node.output[0], node.name
         if axes == [2, 3]:
-            pooled = y if keep else f"{y}_pooled"
-            how = {"kernel_shape": shape[2:]} if node.op_type == "ReduceMax" else {}
-            nodes.append(helper.make_node(_REDUCTIONS[node.op_type], [x], [pooled], name=name, **how))
+            out = y if keep else f"{y}_pooled"
+            how: dict[str, Any] = {"kernel_shape": shape[2:]} if node.op_type == "ReduceMax" else {}
+            nodes.append(helper.make_node(_REDUCTIONS[node.op_type], [x], [out], name=name, **how))
             if not keep:
-                nodes.append(helper.make_node("Squeeze", [pooled, node.input[1]], [y], name=f"{name}_squeeze"))
+                nodes.append(helper.make_node("Squeeze", [out, node.input[1]], [y], name=f"{name}_squeeze"))
         elif axes == [1] and keep and node.op_type == "ReduceMean":
             weight = f"mean_of_{shape[1]}_channels"
             if weight not in constants:
