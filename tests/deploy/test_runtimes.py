@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.deploy.runtimes import ANY_SIZE, RUNTIMES, files_of, torch_export
+from zoo.deploy.runtimes import ANY_SIZE, BATCH, RUNTIMES, files_of, torch_export
 from zoo.towers import Bag, ClipText, Tokenizer, Transformer
 from zoo.train import TrainConfig
 
@@ -121,6 +121,18 @@ def test_texts_as_padded_ids(tmp_path, name, tower):
     run = RUNTIMES[name].open(path, threads=1)
     for texts in (["x"], ["a longer text than those", "é", ""]):
         assert apart(run(pad(texts).numpy()), network(network.prepare(texts)).numpy()) < SAME
+
+
+def test_openvino_pools_where_the_size_is_known(trained, tmp_path):
+    runtime, kinds = needed("openvino"), {}
+    for dynamic in (BATCH, ANY_SIZE):
+        model = runtime.convert(trained[0], torch.randn(2, 3, 64, 64), dynamic=dynamic)
+        kinds[len(dynamic)] = [operator.get_type_name() for operator in model.get_ordered_ops()]
+    fixed, free = kinds.values()
+    gates = free.count("ReduceMax") // 2  # over pixels, and over channels
+    assert gates and (fixed.count("MaxPool"), fixed.count("AvgPool")) == (gates, gates + 1)  # and the mean before the classifier
+    assert (fixed.count("ReduceMax"), fixed.count("ReduceMean")) == (gates, gates)
+    assert "MaxPool" not in free and "AvgPool" not in free
 
 
 @torch.no_grad()

@@ -57,11 +57,33 @@ def convert(
     model = ov.convert_model(trace(network, example, dynamic=dynamic))
     shape = [-1 if number in dynamic else size for number, size in enumerate(example.shape)]
     model.reshape({model.input(0): ov.PartialShape(shape)})  # it takes sizes that are fixed for free ones
+    _pool(model)
     model.input(0).get_tensor().set_names({names[0]})
     model.output(0).get_tensor().set_names({names[1]})
     if about:
         model.set_rt_info(about, ["zoo"])
     return model
+
+
+def _pool(model: Any) -> None:
+    """Means and maxima over all pixels as poolings, where the size is known: of a general reduction the runtime makes a slower loop."""
+    from openvino import opset1
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() not in ("ReduceMean", "ReduceMax") or node.input_value(1).get_node().get_type_name() != "Constant":
+            continue
+        x, axes = node.input_value(0), node.input_value(1).get_node().data.reshape(-1)
+        shape = x.get_partial_shape()
+        if shape.rank.is_dynamic or len(shape) != 4 or sorted(axes % 4) != [2, 3] or any(side.is_dynamic for side in list(shape)[2:]):
+            continue
+        size, whole = [side.get_length() for side in list(shape)[2:]], {"pads_begin": [0, 0], "pads_end": [0, 0]}
+        if node.get_type_name() == "ReduceMean":
+            pool = opset1.avg_pool(x, strides=[1, 1], kernel_shape=size, exclude_pad=True, **whole)
+        else:
+            pool = opset1.max_pool(x, strides=[1, 1], kernel_shape=size, **whole)
+        kept = node.get_attributes()["keep_dims"]
+        node.output(0).replace(pool.output(0) if kept else opset1.squeeze(pool, np.array([2, 3])).output(0))
+    model.validate_nodes_and_infer_types()
 
 
 def _slim(model: Any) -> None:
