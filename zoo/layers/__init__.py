@@ -6,5 +6,7 @@ from .gating import pool_channels as pool_channels
 from .gating import pool_pixels as pool_pixels
 from .gating import scale as scale
 from .gating import scale_both as scale_both
+from .narrow_conv import BLOCK as BLOCK
 from .narrow_conv import NarrowConv2d as NarrowConv2d
+from .narrow_conv import in_blocks as in_blocks
 from .reduction import rd_channels as rd_channels

@@ -18,7 +18,7 @@ from torch import nn
 
 from .gating import direct
 
-_BLOCK = 4
+BLOCK = 4
 
 
 def _gather(reach: torch.Tensor, kernel_size: int, channels: int) -> torch.Tensor:
@@ -45,10 +45,17 @@ def _matrix_index(height: int, width: int, kernel_size: int, channels: int) -> t
 def _block_index(kernel_size: int, channels: int) -> tuple[torch.Tensor, int]:
     """[16 * C_in * 16 * n * n]: pixel of the output block; input channel, pixel of the input block; block offset; and n // 2."""
     with torch.inference_mode(False), torch.device("cpu"):
-        away = -(-(kernel_size // 2) // _BLOCK)
-        blocks, pixels = (_pixels(2 * away + 1, 2 * away + 1) - away) * _BLOCK, _pixels(_BLOCK, _BLOCK)
+        away = -(-(kernel_size // 2) // BLOCK)
+        blocks, pixels = (_pixels(2 * away + 1, 2 * away + 1) - away) * BLOCK, _pixels(BLOCK, BLOCK)
         reach = blocks[None, None, :] + pixels[None, :, None] - pixels[:, None, None]  # out, in, block
         return _gather(reach, kernel_size, channels).permute(0, 3, 1, 2).flatten(), away
+
+
+def in_blocks(weight: torch.Tensor) -> torch.Tensor:
+    """[1, C_in, k, k] -> [16, 16 * C_in, n, n]: the same convolution of maps whose 4 x 4 blocks are channels, padded by n // 2."""
+    index, away = _block_index(weight.shape[-1], weight.shape[1])
+    kernel = F.pad(weight.flatten(), (0, 1)).index_select(0, index)
+    return kernel.view(BLOCK**2, weight.shape[1] * BLOCK**2, 2 * away + 1, 2 * away + 1)
 
 
 @torch.jit.unused
@@ -58,8 +65,8 @@ def _convolve(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     pixels = height * width
     if 64 < pixels <= 256 and batch < 4:
         return (weight.flatten(1) @ F.unfold(x, size, padding=size // 2)).view(batch, 1, height, width)
-    padded = F.pad(weight.flatten(), (0, 1))
     if pixels <= 256:
+        padded = F.pad(weight.flatten(), (0, 1))
         matrix = padded.index_select(0, _matrix_index(height, width, size, channels)).view(-1, pixels)
         return (x.flatten(1) @ matrix).view(batch, 1, height, width)
     if batch * channels >= 8 and not torch.is_grad_enabled():
@@ -68,12 +75,11 @@ def _convolve(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return each.reshape(x.shape).sum(1, keepdim=True)
     if pixels <= 400 or size < 5:
         return F.conv2d(x, weight, padding=size // 2)
-    index, away = _block_index(size, channels)
-    kernel = padded.index_select(0, index).view(_BLOCK**2, channels * _BLOCK**2, 2 * away + 1, 2 * away + 1)
-    right, below = -width % _BLOCK, -height % _BLOCK
+    kernel = in_blocks(weight)
+    right, below = -width % BLOCK, -height % BLOCK
     if right or below:
         x = F.pad(x, (0, right, 0, below))
-    y = F.pixel_shuffle(F.conv2d(F.pixel_unshuffle(x, _BLOCK), kernel, padding=away), _BLOCK)
+    y = F.pixel_shuffle(F.conv2d(F.pixel_unshuffle(x, BLOCK), kernel, padding=kernel.shape[-1] // 2), BLOCK)
     return y[:, :, :height, :width]
 
 

@@ -89,16 +89,21 @@ def made_by(graph, name):
 
 
 @pytest.mark.parametrize("gate", ["se", "eca", "cbam", "scse", "coord"])
-def test_poolings_are_the_reductions_that_they_stand_for(gate):
+def test_a_fitted_graph_is_the_same_function(gate):
     torch.manual_seed(0)
     network, x = timm.create_model(f"effnet_{gate}_test", num_classes=10).eval(), torch.randn(2, 3, 64, 64)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # a calm CBAM's is zero
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias)
     proto = RUNTIME.build(network, x)
     before = [node.op_type for node in proto.graph.node]
-    onnx_int8.pooled(proto)
+    onnx_int8.fitted(proto)
     onnx.checker.check_model(proto, full_check=True)
     after = [node.op_type for node in proto.graph.node]
     assert "ReduceMean" in before and "GlobalAveragePool" in after
     assert ("ReduceMean" in after) == (gate == "coord")  # rows and columns apart stay what they are
+    assert ("DepthToSpace" in after) == (gate == "cbam") and len(after) > len(before) * (gate == "cbam")
     run = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     with torch.no_grad():
         wanted = network(x)
@@ -114,8 +119,25 @@ def test_a_reduction_of_something_else_stays_what_it_is():
 
     proto = RUNTIME.build(Odd(), torch.randn(2, 3, 8, 8))
     before = [node.op_type for node in proto.graph.node]
-    onnx_int8.pooled(proto)
+    onnx_int8.fitted(proto)
     assert [node.op_type for node in proto.graph.node] == before
+
+
+@torch.no_grad()
+def test_weights_that_are_used_twice_stay_what_they_are():
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(2, 1, 7, padding=3)
+
+        def forward(self, x):
+            return self.conv(x).mean((1, 2, 3)) + self.conv(x[:, :, ::8, ::8]).mean((1, 2, 3))
+
+    network, x = Twice().eval(), torch.randn(2, 2, 32, 32)
+    proto = RUNTIME.build(network, x)
+    onnx_int8.fitted(proto)
+    (found,) = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"image": x.numpy()})
+    assert np.allclose(found, network(x).numpy(), atol=1e-5)
 
 
 def test_nothing_is_reduced_in_float(rows, tmp_path):

@@ -5,22 +5,23 @@ convolutions alone, so that ranges meet without a way through float between them
 """
 
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ...deploy.runtimes import onnx as runtime
 from ...files import write_whole
+from ...layers import BLOCK, in_blocks
 from ...progress import tracked
 
 RUNTIME = "onnx"
 OPTIONS: dict[str, Any] = {}
 KEEPS = True
-_REDUCTIONS = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "MaxPool"}
 _WEIGHTED = ("Conv", "Gemm", "MatMul", "ConvTranspose")
 
 
@@ -52,42 +53,84 @@ def _around(graph: Any, keep: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def pooled(proto: Any) -> None:
-    """Means and maxima over all pixels as the pooling that they are, and means over channels as a convolution.
+def fitted(proto: Any) -> None:
+    """The same function in operators that ONNX Runtime computes in int8 and in the layout of its convolutions.
 
-    torch writes general reductions, before which ONNX Runtime takes a map out of int8 and out of the layout of its convolutions; these it
-    computes as they are. In float they would gain nothing.
+    A mean or maximum over all pixels becomes a pooling, a mean over channels a convolution: before the general reductions that torch writes
+    a map is turned out of both. A convolution of few channels to one becomes one over blocks of 4 x 4 pixels (`zoo/layers/narrow_conv.py`).
+    In float this would gain next to nothing.
     """
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
     graph = proto.graph
     shapes = {value.name: [side.dim_value for side in value.type.tensor_type.shape.dim] for value in graph.value_info}
-    constants = {each.name: each for each in graph.initializer}
+    constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
+    own = dict(constants)
     nodes = []
     for node in graph.node:
-        shape = shapes.get(node.input[0], []) if node.op_type in _REDUCTIONS else []
-        if len(shape) != 4 or not all(shape[1:]) or len(node.input) < 2 or node.input[1] not in constants:
-            nodes.append(node)
-            continue
-        axes = sorted(int(axis) % 4 for axis in numpy_helper.to_array(constants[node.input[1]]))
-        keep = all(attribute.i for attribute in node.attribute if attribute.name == "keepdims")
-        x, y, name = node.input[0], node.output[0], node.name
-        if axes == [2, 3]:
-            out = y if keep else f"{y}_pooled"
-            how: dict[str, Any] = {"kernel_shape": shape[2:]} if node.op_type == "ReduceMax" else {}
-            nodes.append(helper.make_node(_REDUCTIONS[node.op_type], [x], [out], name=name, **how))
-            if not keep:
-                nodes.append(helper.make_node("Squeeze", [out, node.input[1]], [y], name=f"{name}_squeeze"))
-        elif axes == [1] and keep and node.op_type == "ReduceMean":
-            weight = f"mean_of_{shape[1]}_channels"
-            if weight not in constants:
-                constants[weight] = numpy_helper.from_array(np.full((1, shape[1], 1, 1), 1 / shape[1], dtype=np.float32), weight)
-                graph.initializer.append(constants[weight])
-            nodes.append(helper.make_node("Conv", [x, weight], [y], name=name))
-        else:
-            nodes.append(node)
+        shape = shapes.get(node.input[0], []) if len(node.input) > 1 and node.input[1] in constants else []
+        known = len(shape) == 4 and all(shape[1:]) and (node.op_type != "Conv" or all(readers[name] == 1 for name in node.input[1:]))
+        nodes.extend((_FITTED[node.op_type](node, shape, own) if known and node.op_type in _FITTED else None) or [node])
     del graph.node[:]
     graph.node.extend(nodes)
+    changed = [name for name, value in own.items() if value is not constants.get(name)]
+    for part in (graph.initializer, graph.value_info):
+        for each in [each for each in part if each.name in changed]:
+            part.remove(each)
+    graph.initializer.extend(numpy_helper.from_array(own[name], name) for name in changed)
+
+
+def _as_pooling(node: Any, shape: Sequence[int], constants: dict[str, np.ndarray]) -> list[Any] | None:
+    from onnx.helper import get_node_attr_value, make_node
+
+    (x, over), (y,), name = node.input, node.output, node.name
+    axes = sorted(int(axis) % 4 for axis in constants[over])
+    keep = get_node_attr_value(node, "keepdims") if any(each.name == "keepdims" for each in node.attribute) else 1
+    if axes == [2, 3]:
+        out = y if keep else f"{y}_pooled"
+        pool = (
+            make_node("GlobalAveragePool", [x], [out], name=name)
+            if node.op_type == "ReduceMean"
+            else make_node("MaxPool", [x], [out], name=name, kernel_shape=shape[2:])
+        )
+        return [pool] if keep else [pool, make_node("Squeeze", [out, over], [y], name=f"{name}_squeeze")]
+    if axes == [1] and keep and node.op_type == "ReduceMean":
+        weight = f"mean_of_{shape[1]}_channels"
+        constants[weight] = np.full((1, shape[1], 1, 1), 1 / shape[1], dtype=np.float32)
+        return [make_node("Conv", [x, weight], [y], name=name)]
+    return None
+
+
+def _over_blocks(node: Any, shape: Sequence[int], constants: dict[str, np.ndarray]) -> list[Any] | None:
+    from onnx.helper import get_node_attr_value, make_node
+
+    (x, weight, *bias), (y,), name = node.input, node.output, node.name
+    _, channels, height, width = shape
+    said = {each.name: get_node_attr_value(node, each.name) for each in node.attribute}
+    out, _, size, _ = constants[weight].shape
+    plain = said.get("strides", [1, 1]) == [1, 1] and said.get("dilations", [1, 1]) == [1, 1] and said.get("group", 1) == 1
+    if not plain or out > 1 or channels > BLOCK or size < 5 or size % 2 == 0 or said.get("pads") != [size // 2] * 4:
+        return None
+    if height * width <= 400 or height % BLOCK or width % BLOCK:
+        return None
+    constants[weight] = in_blocks(torch.from_numpy(constants[weight].copy())).numpy()
+    for each in bias:
+        constants[each] = np.repeat(constants[each], BLOCK**2)
+    rows, columns, away = height // BLOCK, width // BLOCK, constants[weight].shape[-1] // 2
+    apart, together = f"apart_{channels}_{height}_{width}", f"together_{channels}_{height}_{width}"
+    constants[apart] = np.array([0, channels, rows, BLOCK, columns, BLOCK])
+    constants[together] = np.array([0, channels * BLOCK**2, rows, columns])
+    return [
+        make_node("Reshape", [x, apart], [f"{y}_apart"], name=f"{name}_apart"),
+        make_node("Transpose", [f"{y}_apart"], [f"{y}_turned"], name=f"{name}_turned", perm=[0, 1, 3, 5, 2, 4]),
+        make_node("Reshape", [f"{y}_turned", together], [f"{y}_blocks"], name=f"{name}_blocks"),
+        make_node("Conv", [f"{y}_blocks", weight, *bias], [f"{y}_convolved"], name=name, pads=[away] * 4),
+        make_node("DepthToSpace", [f"{y}_convolved"], [y], name=f"{name}_pixels", blocksize=BLOCK, mode="CRD"),
+    ]
+
+
+_FITTED = {"ReduceMean": _as_pooling, "ReduceMax": _as_pooling, "Conv": _over_blocks}
 
 
 def _maxima(proto: Any) -> None:
@@ -127,7 +170,7 @@ def write(
     with tempfile.TemporaryDirectory() as folder:
         plain, ready, done = (Path(folder) / f"{name}.onnx" for name in ("plain", "ready", "done"))
         proto = runtime.build(network, batches[0][:2], names=names, about=about)
-        pooled(proto)
+        fitted(proto)
         plain.write_bytes(proto.SerializeToString())
         quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)  # torch has written the shapes; CBAM's it cannot infer
         quantize_static(
