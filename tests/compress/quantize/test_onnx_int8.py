@@ -73,8 +73,9 @@ def test_the_hard_layer_stays_in_float(hard, rows, tmp_path):
     assert sorted(name.partition(".weight")[0] for name in floats) == sorted(HARD)  # and the layer that makes what it reads
 
 
-def test_a_lite_network_is_a_quarter_of_the_size(tmp_path):
-    network = timm.create_model("effnet_none_lite0", num_classes=10).eval()
+@pytest.mark.parametrize("gate", ["none", "cbam"])
+def test_a_lite_network_is_a_quarter_of_the_size(tmp_path, gate):
+    network = timm.create_model(f"effnet_{gate}_lite0", num_classes=10).eval()
     TARGET.write(network, [torch.randn(2, 3, 32, 32)], tmp_path / "model.onnx", **NAMES)
     assert (tmp_path / "model.onnx").stat().st_size < 0.28 * 4 * sum(each.numel() for each in network.parameters())
 
