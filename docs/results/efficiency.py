@@ -285,7 +285,7 @@ def report(results: Results, data: Sequence[str]) -> list[str]:
             eager = [shown for n in (1, 16) for shown in to_eager(SIGNS, name, small, runtime, n, 7, 8)]
             sizes = [each and each["bytes"] for each in (cell(signs, small, runtime, 1), cell(signs, name, runtime, 1))]
             share = sizes[0] / sizes[1] if all(sizes) else None
-            rows.append([name, target, *same, *eager, marked(share, f"{share or 0:.2f}", 0.28, 0.28, less=True).replace("✓✓", "✓")])
+            rows.append([name, target, *same, *eager, marked(share, f"{share or 0:.3f}", 0.28, 0.28, less=True).replace("✓✓", "✓")])
             rows[-1].append(points(results, [(name, f"{name}-{target}")], 0.5))
     asked = "Must reach 2.0 times the same runtime's float, 7 times eager, 0.28 of the size, accuracy within 0.5 points; aim: 2.5 and 8."
     batches = [*(f"to float, batch {size}" for size in (1, 16))]
