@@ -55,7 +55,7 @@ def of_onnx(file: Path, x: np.ndarray) -> dict[str, float]:
     calls: dict[str, list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            calls[event["name"] + "\0" + event["args"]["op_name"]].append(event["dur"] / 1000)
+            calls[event["args"]["node_index"] + "\0" + event["args"]["op_name"]].append(event["dur"] / 1000)  # names may be empty
     found: dict[str, float] = defaultdict(float)
     for key, times in calls.items():
         found[key.partition("\0")[2]] += statistics.median(times[1:])  # the first is not warm

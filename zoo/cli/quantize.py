@@ -82,7 +82,7 @@ def _distils(task: Task) -> bool:
 
 
 def _warn(to: str, task: Task, edge: bool) -> str | None:
-    """What to say where int8 will not pay, and what would."""
+    """What to say where int8 will pay little or nothing, and what would."""
     if to == "torchao-int8":
         return "torchao-int8 is a smaller file, which is computed in float all the same (docs/quantize.md)"
     if to not in ("onnx-int8", "openvino-int8") or edge:
@@ -93,8 +93,8 @@ def _warn(to: str, task: Task, edge: bool) -> str | None:
         return None
     gates = f" and {found.gates} gates" if found.gates else ""
     return (
-        f"int8 hardly pays here: between {found.layers} layers stand {found.smooth} smooth activations{gates}, no int8 operators: "
-        "one picture at a time such networks gain little or nothing. Where the processor has bfloat16, --to openvino-bf16 pays; "
+        f"int8 pays less here: between {found.layers} layers stand {found.smooth} smooth activations{gates}, no int8 operators: "
+        "one picture at a time such networks gain far less than a lite variant. Where the processor has bfloat16, --to openvino-bf16 pays; "
         "so does --edge, which replaces them"
     )
 

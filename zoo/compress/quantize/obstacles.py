@@ -1,5 +1,5 @@
 """Whether int8 suits a network, from the operators that it runs: what stands between two int8 layers and is computed in float costs the way
-to float and back, which at one picture at a time is more than the int8 layers save (docs/quantize.md).
+to float and back, which at one picture at a time is most of what the int8 layers save (docs/quantize.md).
 """
 
 from collections import Counter
@@ -33,7 +33,7 @@ class Obstacles:
 
     @property
     def many(self) -> bool:
-        """Whether float did as well or better where that was measured, one picture at a time."""
+        """Whether int8 gained far less than without them where that was measured, one picture at a time (docs/results/efficiency.md)."""
         return self.smooth > self.layers * _MANY
 
 
