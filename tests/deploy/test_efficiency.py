@@ -28,6 +28,12 @@ def test_every_cell_is_measured_and_nothing_is_made_twice(tmp_path):
     again = run(*arguments)
     assert again.returncode == 0 and not again.stdout
     assert (tmp_path / "efficiency.md").read_text() == table
+    assert run(*arguments, "--only", "speed").returncode == 0
+    parts = json.loads((tmp_path / "efficiency.json").read_text())["speed"]
+    for name, part in parts.items():  # of two measurements that of the faster floats
+        first, second = part["floats_took"]
+        assert found["speed"][name]["floats_took"] == [first]
+        assert (part["cells"] == found["speed"][name]["cells"]) == (first < second)
 
 
 def test_a_run_of_another_name_is_refused(tmp_path):
