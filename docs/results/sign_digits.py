@@ -25,7 +25,7 @@ from zoo.cli.app import run as zoo
 HERE = Path(__file__).parent
 MODEL = "effnet_cbam_lite0"
 RECIPE = "--img-size 128 --augment crop --epochs 6 --batch-size 32 --lr 1e-3"
-THREADS = 2
+THREADS = 1
 
 
 def write_manifest(file: Path, out: Path) -> None:
