@@ -71,7 +71,7 @@ def write(found: dict[str, dict[str, float]], seeds: int) -> None:
     packages = ", ".join(f"{package} {version(package)}" for package in ("effnet-zoo", "torch", "timm"))
     lines += [
         "",
-        f"{packages}, Python {platform.python_version()}, {platform.machine()} CPU, {THREADS} threads, float32;",
+        f"{packages}, Python {platform.python_version()}, {platform.machine()} CPU, one thread, float32;",
         "other work wanted the same two cores: the last column is what the training had of them.",
     ]
     (HERE / "sign_digits.md").write_text("\n".join(lines) + "\n")
