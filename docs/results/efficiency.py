@@ -339,7 +339,7 @@ def report(results: Results, data: Sequence[str]) -> list[str]:
 
 def write(results: Results, data: Sequence[str], out: Path, tiny: bool) -> None:
     told = results.found["speed"]
-    tries = " and ".join(f"{len(part['floats_took'])} times ({which})" for which, part in told.items())
+    tries = " to ".join(map(str, sorted({len(part["floats_took"]) for part in told.values()})))
     lines = [
         "# Smaller and faster, and what it costs",
         "",
@@ -367,8 +367,8 @@ def write(results: Results, data: Sequence[str], out: Path, tiny: bool) -> None:
         "description of the graph, a text. What a pruned network keeps at batch 1 in eager PyTorch is what calling its operators costs:",
         "a CBAM gate is 25 of them, however narrow.",
         "",
-        "The machine is a virtual one. When its host is busy all is slower, and int8 more than float. So the speeds were measured",
-        f"{tries}, and those of the run stand here in which the float networks were fastest; what int8 gains has no say in it.",
+        "The machine is a virtual one. When its host is busy all is slower, and int8 more than float. Of several runs (here",
+        f"{tries}) that one stands here in which the float networks were fastest; what int8 gains has no say in it.",
         *report(results, data),
     ]
     failed = {name: each["error"] for name, each in results.found["runs"].items() if "error" in each}
