@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -121,6 +122,14 @@ def test_texts_as_padded_ids(tmp_path, name, tower):
     run = RUNTIMES[name].open(path, threads=1)
     for texts in (["x"], ["a longer text than those", "é", ""]):
         assert apart(run(pad(texts).numpy()), network(network.prepare(texts)).numpy()) < SAME
+
+
+@torch.no_grad()
+def test_openvino_takes_a_shuffle_of_channels(tmp_path):
+    torch.manual_seed(0)
+    network, x = timm.create_model("effnet_sa_test", num_classes=10).eval(), torch.randn(2, 3, 64, 64)
+    needed("openvino").write(network, x, tmp_path / "model.xml")
+    assert apart(RUNTIMES["openvino"].open(tmp_path / "model.xml", threads=1)(x.numpy()), network(x).numpy()) < SAME
 
 
 def test_openvino_pools_where_the_size_is_known(trained, tmp_path):

@@ -90,4 +90,6 @@ class ShuffleAttention(nn.Module):
         spatial = torch.sigmoid(self.spatial_weight * normed + self.spatial_bias)
         y = torch.stack([x0 * channel.to(x.dtype), x1 * spatial.to(x.dtype)], 2).flatten(1, 3)
         pairs = y.unflatten(1, (2, -1)).transpose(1, 2) if self.shuffle else y.unflatten(1, (-1, 2))
+        if torch.compiler.is_compiling():  # exporters know no memory formats
+            return pairs.flatten(1, 2)
         return torch.empty_like(x).unflatten(1, (-1, 2)).copy_(pairs).flatten(1, 2)  # empty_like: in x's memory format

@@ -125,6 +125,15 @@ def test_a_reduction_of_something_else_stays_what_it_is():
 
 
 @torch.no_grad()
+def test_group_norms_stay_in_float(tmp_path):
+    torch.manual_seed(0)
+    network, x = timm.create_model("effnet_scsa_test", num_classes=10).eval(), torch.randn(8, 3, 64, 64)
+    TARGET.write(network, [x], tmp_path / "model.onnx", **NAMES)
+    found = RUNTIME.open(tmp_path / "model.onnx", threads=1)(x.numpy())
+    assert sqnr(network(x), torch.from_numpy(found)) > 15
+
+
+@torch.no_grad()
 def test_weights_that_are_used_twice_stay_what_they_are():
     class Twice(torch.nn.Module):
         def __init__(self):

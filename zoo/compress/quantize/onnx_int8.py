@@ -22,6 +22,7 @@ from ...progress import tracked
 RUNTIME = "onnx"
 OPTIONS: dict[str, Any] = {}
 KEEPS = True
+_FLOAT = ("InstanceNormalization",)  # what group norms are in ONNX: rounded, those of scsa left nothing of its outputs
 _WEIGHTED = ("Conv", "Gemm", "MatMul", "ConvTranspose")
 
 
@@ -35,7 +36,8 @@ def check() -> None:
 
 
 def _around(graph: Any, keep: Sequence[str]) -> list[str]:
-    """Names of the nodes that stay in float for a layer to: its own, and those that make what it reads, up to the layers before it.
+    """Names of the nodes that stay in float: group norms, and for a layer to, its own and those that make what it reads, up to the layers
+    before it.
 
     A tensor is quantized for all who touch it, so that the layer alone would still read what was rounded.
     """
@@ -50,7 +52,7 @@ def _around(graph: Any, keep: Sequence[str]) -> list[str]:
         names[node.name] = None
         if node.name in own or node.op_type not in (*_WEIGHTED, "Add", "ReduceMean", "GlobalAveragePool"):
             waiting.extend(maker[name] for name in node.input if name in maker)
-    return list(names)
+    return [*names, *(node.name for node in graph.node if node.op_type in _FLOAT and node.name not in names)]
 
 
 def fitted(proto: Any) -> None:
