@@ -377,7 +377,7 @@ def write(results: Results, data: Sequence[str], out: Path, tiny: bool) -> None:
     if notes := [f"- {which}: {note}" for which, part in told.items() for note in part["notes"]]:
         lines += ["", "## What disturbed the numbers", "", *notes]
     lines += ["", "## The commands", "", "```"]
-    lines += [each["command"] for each in results.found["runs"].values()] + [part["command"] for part in told.values()] + ["```"]
+    lines += [each["command"] for _, each in sorted(results.found["runs"].items())] + [part["command"] for part in told.values()] + ["```"]
     minutes = sum(each.get("minutes", 0) for each in results.found["runs"].values())
     for part in list(told.values())[:1]:
         versions = ", ".join(f"{package} {number}" for package, number in part["versions"].items())
