@@ -5,7 +5,7 @@ At 0 the network is what it was before the swap, to the last bit; at 1 the old g
 What a gate has learned is above all how loud each channel should be, and a new one does not know it. So where a convolution reads what the
 slot gives, the new gate is measured against the old one on what passes: gain[c] = <old(x), new(x)> / <new(x), new(x)>, the least squares
 fit, the mean over the first 16 batches. From then on it stays: a gain that went on following would take back whatever the new gate learns,
-and the two would run away from each other, to a gate of 1e-8 and a gain of 1e8. In the end the gain goes into the convolution's weights,
+and the two would run away from each other, by orders of magnitude. In the end the gain goes into the convolution's weights,
 and nothing is left of it.
 """
 
